@@ -213,5 +213,5 @@ def _attention_weights(q: Tensor, k: Tensor, v: Tensor, o: Tensor) -> dict[str, 
 
 
 def _load(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
-    module.load_state_dict(dict(weights))
+    module.load_state_dict(dict(weights), assign=True)  # keeps the dtype of the given weights
     return module
