@@ -1,1 +1,19 @@
+"""Byte-level byte-pair encoding (Sennrich et al., 2016, arXiv:1508.07909; Radford et al., 2019)."""
+
+from ._patterns import CL100K, GPT2, O200K, PATTERNS
+from ._tokenizer import Tokenizer
+from ._train import train_bpe, train_bpe_from_iterator
+from ._vocabulary import Vocabulary
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "CL100K",
+    "GPT2",
+    "O200K",
+    "PATTERNS",
+    "Tokenizer",
+    "Vocabulary",
+    "train_bpe",
+    "train_bpe_from_iterator",
+]

@@ -1,0 +1,52 @@
+"""Pre-tokenizer patterns: which stretches of text may become one token.
+
+Merges never cross the matches of the pattern, so it decides what a token can look like: GPT-2's
+keeps a word with the one space before it, apart from digits and punctuation.
+"""
+
+from functools import lru_cache
+
+import regex
+
+GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+"""GPT-2 (Radford et al., 2019)."""
+
+CL100K = (
+    r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"""
+    r"""| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+)
+"""GPT-3.5 and GPT-4: contractions in any case, digits by threes, line ends kept together."""
+
+_O200K_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_O200K_UPPER, _O200K_LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+O200K = (
+    rf"""[^\r\n\p{{L}}\p{{N}}]?{_O200K_UPPER}*{_O200K_LOWER}+{_O200K_CONTRACTION}"""
+    rf"""|[^\r\n\p{{L}}\p{{N}}]?{_O200K_UPPER}+{_O200K_LOWER}*{_O200K_CONTRACTION}"""
+    r"""|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+)
+"""GPT-4o: as CL100K, and a word also ends where its capitals begin again."""
+
+PATTERNS = {"gpt2": GPT2, "cl100k": CL100K, "o200k": O200K}
+"""The named patterns. A name is accepted wherever a pattern is."""
+
+
+def resolve_pattern(pattern: str) -> str:
+    """Return the regular expression that `pattern` names, or `pattern` itself.
+
+    Raises:
+        ValueError: if it is neither a name in `PATTERNS` nor a valid regular expression.
+    """
+    resolved = PATTERNS.get(pattern, pattern)
+    compile_pattern(resolved)
+    return resolved
+
+
+@lru_cache(maxsize=32)
+def compile_pattern(pattern: str) -> regex.Pattern[str]:
+    try:
+        return regex.compile(pattern)
+    except regex.error as error:
+        known = ", ".join(PATTERNS)
+        raise ValueError(
+            f"pattern must be one of {known} or a regular expression, got {pattern!r}: {error}"
+        ) from error

@@ -1,0 +1,126 @@
+"""Streams of text, cut where a cut changes nothing.
+
+Text arrives in chunks that end anywhere: inside a word, a special token, a character's bytes.
+`safe_blocks` regroups them so that pre-tokenizing block by block equals pre-tokenizing the whole.
+
+Where is a cut safe? Always at either end of a special token: ordinary text ends there. Elsewhere
+it depends on the pattern. In each of the three named patterns
+
+* a match never goes on from a non-space into a space, except that CL100K and O200K let
+  punctuation take the line ends after it; so a match always ends between a non-space and a space
+  (one that is not a line end, for those two), whatever follows;
+* nothing looks behind, so the matches from there on do not depend on what came before;
+* the one look-ahead, in `\\s+(?!\\S)`, is asked at the end of a run of spaces, and the part before
+  the cut ends with a non-space.
+
+A cut before such a space is therefore exact. For any other pattern nobody has made that argument,
+and only special tokens cut.
+"""
+
+import codecs
+from collections.abc import Iterable, Iterator
+from os import PathLike, fspath
+from pathlib import Path
+
+import regex
+
+from ._patterns import CL100K, GPT2, O200K
+from ._pretokenize import compile_special_tokens
+
+StrPath = str | PathLike[str]
+
+# `(?r)` searches backwards: the first match is the last place where a cut is safe.
+_LAST_SAFE_SPACE = {
+    GPT2: regex.compile(r"(?r)(?<=\S)\s"),
+    CL100K: regex.compile(r"(?r)(?<=\S)[^\S\r\n]"),
+    O200K: regex.compile(r"(?r)(?<=\S)[^\S\r\n]"),
+}
+
+
+def safe_blocks(
+    chunks: Iterable[str],
+    *,
+    pattern: str,
+    special_tokens: tuple[str, ...] = (),
+    block_chars: int = 2**16,
+) -> Iterator[str]:
+    """Regroup `chunks` into blocks of about `block_chars` characters that end at safe cuts.
+
+    Joined, the blocks are the joined chunks. A block grows past `block_chars` only while the text
+    offers no safe cut, and the search for one doubles its stride, so the time stays linear.
+
+    Raises:
+        TypeError: if a chunk is not a string.
+    """
+    pending: list[str] = []
+    pending_chars, wanted_chars = 0, block_chars
+    for chunk in _pieces(chunks, block_chars):
+        pending.append(chunk)
+        pending_chars += len(chunk)
+        if pending_chars < wanted_chars:
+            continue
+        text = "".join(pending)
+        cut = last_safe_cut(text, pattern=pattern, special_tokens=special_tokens)
+        if cut:
+            yield text[:cut]
+        pending = [text[cut:]]
+        pending_chars = len(text) - cut
+        wanted_chars = max(block_chars, 2 * pending_chars)
+    if pending_chars:
+        yield "".join(pending)
+
+
+def last_safe_cut(text: str, *, pattern: str, special_tokens: tuple[str, ...] = ()) -> int:
+    """Return the greatest index of `text` known to be a safe cut, whatever text follows; or 0."""
+    plain_start, decided = 0, len(text)
+    specials = compile_special_tokens(special_tokens)
+    if specials is not None:
+        # A special token that starts in the last `longest - 1` characters may only have begun,
+        # or be the beginning of a longer one.
+        longest = max(map(len, special_tokens))
+        decided = max(0, len(text) - longest + 1)
+        for match in specials.finditer(text):
+            if match.start() >= decided:
+                break
+            plain_start = match.end()
+    last_safe_space = _LAST_SAFE_SPACE.get(pattern)
+    if last_safe_space is not None and plain_start < decided:
+        match = last_safe_space.search(text, plain_start, min(decided + 1, len(text)))
+        if match:
+            return match.start()
+    return plain_start
+
+
+def read_text(path: StrPath, *, block_bytes: int = 2**20) -> Iterator[str]:
+    """Yield the text of a UTF-8 file as it stands: line ends and byte-order marks stay.
+
+    Raises:
+        ValueError: if the file is not UTF-8, naming the file and the offset in bytes.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset_bytes = 0
+    with Path(path).open("rb") as file:
+        while True:
+            block = file.read(block_bytes)
+            held_bytes = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                where = offset_bytes - held_bytes + error.start
+                raise ValueError(
+                    f"{fspath(path)} must be UTF-8, got byte 0x{error.object[error.start]:02x} "
+                    f"at byte offset {where}: {error.reason}"
+                ) from None
+            if text:
+                yield text
+            if not block:
+                return
+            offset_bytes += len(block)
+
+
+def _pieces(chunks: Iterable[str], piece_chars: int) -> Iterator[str]:
+    for chunk in chunks:
+        if not isinstance(chunk, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"text must come as strings, got {type(chunk).__name__}: {chunk!r}")
+        for start in range(0, len(chunk), piece_chars):
+            yield chunk[start : start + piece_chars]
