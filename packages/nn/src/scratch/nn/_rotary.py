@@ -1,0 +1,111 @@
+"""Rotary position embedding (Su et al., 2021, arXiv:2104.09864, eq. 15 and 34).
+
+Each pair of neighbouring features is turned by an angle proportional to the token's position. The
+inner product of a query and a key then depends on the distance between them, not on where they are.
+"""
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ._checks import as_indices, check_at_least_one
+
+
+def rotary_tables(
+    d_head: int, max_seq_len: int, *, theta: float = 10_000.0, device: torch.device | None = None
+) -> tuple[Float[Tensor, "max_seq_len half"], Float[Tensor, "max_seq_len half"]]:
+    """Return cosine and sine of `position * theta^(-2k/d_head)` for pair k = 0 .. d_head/2 - 1.
+
+    The angles are made in float64 on the CPU, the tables are float32: in float32 an angle of some
+    thousand radians would be off in its fourth decimal.
+    """
+    exponents = torch.arange(0, d_head, 2, dtype=torch.float64) / d_head
+    positions = torch.arange(max_seq_len, dtype=torch.float64)
+    angles = positions[:, None] * theta**-exponents
+    return angles.cos().float().to(device), angles.sin().float().to(device)
+
+
+def rotate_pairs(
+    x: Float[Tensor, "*batch seq d_head"],
+    cos: Float[Tensor, "*#batch seq half"],
+    sin: Float[Tensor, "*#batch seq half"],
+) -> Float[Tensor, "*batch seq d_head"]:
+    """Rotate each pair `(x_2k, x_2k+1)` by the angle whose cosine and sine are given for it.
+
+    Works in float32 or wider and answers in the dtype of `x`.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    even, odd = wide[..., 0::2], wide[..., 1::2]
+    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    return rotated.flatten(-2).to(x.dtype)
+
+
+class RotaryEmbedding(nn.Module):
+    """`rotate_pairs` with tables for positions `0 .. max_seq_len - 1`.
+
+    The tables are no parameters and never saved. They stay float32 when the model is cast.
+
+    Raises:
+        ValueError: if `d_head` is odd, or `max_seq_len` or `theta` is not positive.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, d_head: int, max_seq_len: int, *, theta: float = 10_000.0) -> None:
+        super().__init__()
+        check_at_least_one(d_head=d_head, max_seq_len=max_seq_len)
+        if d_head % 2:
+            raise ValueError(f"d_head must be even, to be rotated in pairs, got {d_head}")
+        if not theta > 0:
+            raise ValueError(f"theta must be positive, got {theta}")
+        self.d_head, self.max_seq_len, self.theta = d_head, max_seq_len, theta
+        cos, sin = rotary_tables(d_head, max_seq_len, theta=theta)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch seq d_head"],
+        positions: Int[Tensor, "*#batch seq"] | None = None,
+    ) -> Float[Tensor, "*batch seq d_head"]:
+        """Rotate `x` by its `positions`, by default `0 .. seq - 1`.
+
+        Raises:
+            ValueError: if a position is not below `max_seq_len` (given ones are checked on the
+                CPU).
+        """
+        seq = x.shape[-2]
+        rule = f"max_seq_len is {self.max_seq_len}"
+        if positions is None:
+            if seq > self.max_seq_len:
+                raise ValueError(
+                    f"positions must be in 0 .. {self.max_seq_len - 1} ({rule}), got {seq - 1}"
+                )
+            return rotate_pairs(x, self.cos[:seq], self.sin[:seq])
+        rows = as_indices(positions, self.max_seq_len, name="positions", rule=rule)
+        return rotate_pairs(x, self.cos[rows], self.sin[rows])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # follow to another device, but not to another dtype
+        self.cos, self.sin = rotary_tables(
+            self.d_head, self.max_seq_len, theta=self.theta, device=self.cos.device
+        )
+        return self
+
+
+class NoPosition(nn.Module):
+    """No position embedding (NoPE; Kazemnejad et al., 2023, arXiv:2305.19466): `x` as it is.
+
+    A causal model can still tell positions apart, by how much each token may attend to.
+    """
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch seq d_head"],
+        positions: Int[Tensor, "*#batch seq"] | None = None,  # noqa: ARG002
+    ) -> Float[Tensor, "*batch seq d_head"]:
+        return x
