@@ -6,8 +6,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
 from scratch.bpe import Tokenizer, train_bpe
 from scratch.nn import (
     MultiHeadSelfAttention,
@@ -28,6 +26,7 @@ from scratch.nn import (
 )
 from scratch.optim import AdamW, WarmupCosine, clip_grad_norm
 from scratch.train import get_batch, load_checkpoint, save_checkpoint
+from torch import Tensor, nn
 
 StrPath = str | PathLike[str]
 
@@ -143,8 +142,7 @@ def run_silu(in_features: Tensor) -> Tensor:
 def run_get_batch(
     dataset: np.ndarray, batch_size: int, context_length: int, device: str
 ) -> tuple[Tensor, Tensor]:
-    batch = get_batch(dataset, batch_size, context_length, device)
-    return batch.inputs, batch.targets
+    return get_batch(dataset, batch_size, context_length, device)
 
 
 def run_softmax(in_features: Tensor, dim: int) -> Tensor:

@@ -7,6 +7,7 @@ from moving the rest, so a word of n bytes takes O(n log n) time, whatever it is
 
 import heapq
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 _GONE = -1
 
@@ -19,10 +20,11 @@ def apply_merges(symbols: Sequence[int], merges: MergeTable) -> list[int]:
     ids = list(symbols)
     after = [*range(1, len(ids)), _GONE]
     before = list(range(-1, len(ids) - 1))
-    heap: list[tuple[int, int]] = []
-    for position in range(len(ids) - 1):
-        if merge := merges.get((ids[position], ids[position + 1])):
-            heap.append((merge[0], position))
+    heap = [
+        (merge[0], position)
+        for position, pair in enumerate(pairwise(ids))
+        if (merge := merges.get(pair))
+    ]
     heapq.heapify(heap)
     while heap:
         rank, left = heapq.heappop(heap)

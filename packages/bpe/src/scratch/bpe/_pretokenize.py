@@ -1,6 +1,6 @@
-"""Pre-tokenization, the plain form: cut at special tokens, then let the pattern find the words.
+r"""Pre-tokenization, the plain form: cut at special tokens, then let the pattern find the words.
 
-A *word* here is a match of the pattern, also called a pre-token: " the", "!!", "\\n\\n".
+A *word* here is a match of the pattern, also called a pre-token: " the", "!!", "\n\n".
 """
 
 from collections.abc import Iterator, Sequence

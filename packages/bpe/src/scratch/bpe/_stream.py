@@ -1,4 +1,4 @@
-"""Streams of text, cut where a cut changes nothing.
+r"""Streams of text, cut where a cut changes nothing.
 
 Text arrives in chunks that end anywhere: inside a word, a special token, a character's bytes.
 `safe_blocks` regroups them so that pre-tokenizing block by block equals pre-tokenizing the whole.
@@ -10,7 +10,7 @@ it depends on the pattern. In each of the three named patterns
   punctuation take the line ends after it; so a match always ends between a non-space and a space
   (one that is not a line end, for those two), whatever follows;
 * nothing looks behind, so the matches from there on do not depend on what came before;
-* the one look-ahead, in `\\s+(?!\\S)`, is asked at the end of a run of spaces, and the part before
+* the one look-ahead, in `\s+(?!\S)`, is asked at the end of a run of spaces, and the part before
   the cut ends with a non-space.
 
 A cut before such a space is therefore exact. For any other pattern nobody has made that argument,

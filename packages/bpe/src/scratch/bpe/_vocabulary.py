@@ -60,14 +60,14 @@ class Vocabulary:
         object.__setattr__(self, "pattern", resolve_pattern(self.pattern))
 
     def save(self, path: StrPath) -> None:
-        """Write one JSON file: versioned, readable, the pattern included. Never leaves half a file."""
+        """Write one JSON file: versioned, readable, the pattern included; never half a file."""
         content = {
             "format": _FORMAT,
             "version": _VERSION,
             "pattern": self.pattern,
             "special_tokens": list(self.special_tokens),
             "tokens": {str(id_): to_printable(token) for id_, token in self.tokens.items()},
-            "merges": [f"{to_printable(left)} {to_printable(right)}" for left, right in self.merges],
+            "merges": [" ".join(map(to_printable, merge)) for merge in self.merges],
         }
         write_atomically(path, json.dumps(content, ensure_ascii=False, indent=0).encode())
 
@@ -123,7 +123,9 @@ def read_gpt2_files(
     tokens: dict[int, bytes] = {}
     for text, token_id in _read_json_object(vocab_path).items():
         if isinstance(token_id, bool) or not isinstance(token_id, int):
-            raise ValueError(f"{fspath(vocab_path)} must map tokens to ids, got {text!r}: {token_id!r}")
+            raise ValueError(
+                f"{fspath(vocab_path)} must map tokens to ids, got {text!r}: {token_id!r}"
+            )
         if token_id in tokens:
             raise ValueError(f"{fspath(vocab_path)} must give each id once, got {token_id} twice")
         try:

@@ -1,6 +1,4 @@
-"""Feed-forward networks: the gated SwiGLU (Shazeer, 2020, arXiv:2002.05202, eq. 6) and, without
-its gate, plain SiLU.
-"""
+"""Feed-forward networks: SwiGLU (Shazeer, 2020, arXiv:2002.05202, eq. 6), and SiLU without gate."""
 
 from jaxtyping import Float
 from torch import Tensor, nn

@@ -90,7 +90,8 @@ class RotaryEmbedding(nn.Module):
         return rotate_pairs(x, self.cos[rows], self.sin[rows])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)  # follow to another device, but not to another dtype
+        super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
+        # Made anew, the tables follow the model to its device, but not to its dtype.
         self.cos, self.sin = rotary_tables(
             self.d_head, self.max_seq_len, theta=self.theta, device=self.cos.device
         )

@@ -1,0 +1,41 @@
+"""Gradient clipping by the global norm (Pascanu et al., 2013, arXiv:1211.5063, algorithm 1)."""
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def clip_grad_norm(params: Iterable[nn.Parameter], max_norm: float) -> Float[Tensor, ""]:
+    """Scale all gradients in place by `max_norm / (norm + 1e-6)` if their norm exceeds `max_norm`.
+
+    The norm is one L2 norm over all gradients that exist, in float32 or wider. Nothing is read back
+    from the device. A norm that is not finite is returned as it is, and scales nothing.
+
+    Args:
+        params: any iterable of parameters, a generator too.
+        max_norm: the greatest norm to leave as it is.
+
+    Returns:
+        The norm before clipping, zero if there is no gradient.
+
+    Raises:
+        ValueError: if `max_norm` is not positive.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm must be positive, got {max_norm}")
+    gradients = [p.grad for p in params if p.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    squares = [
+        g.to(torch.promote_types(g.dtype, torch.float32)).square().sum().to(gradients[0].device)
+        for g in gradients
+    ]
+    norm = torch.stack(squares).sum().sqrt()
+    too_long = (norm > max_norm) & norm.isfinite()
+    scale = torch.where(too_long, max_norm / (norm + 1e-6), 1.0)
+    for gradient in gradients:
+        gradient.mul_(scale.to(gradient))
+    return norm

@@ -1,0 +1,42 @@
+"""Files that are either the old one or the new one, never half of one."""
+
+import os
+import secrets
+from collections.abc import Generator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import BinaryIO
+
+StrPath = str | PathLike[str]
+
+
+@contextmanager
+def atomic_write(path: StrPath) -> Generator[BinaryIO]:
+    """Open a file beside `path` to write to; on success flush it to the disk and rename it.
+
+    If the block raises, or the machine stops, `path` stays as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames in a directory last, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

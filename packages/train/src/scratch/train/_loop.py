@@ -1,0 +1,144 @@
+"""The training loop, as a generator: one `Step` after each update.
+
+Logging, evaluating, saving and stopping are `if`s of the caller, between two steps. Losses and
+norms stay on the device until somebody reads them, and so does the check that they are finite: an
+update with a gradient that is not finite is called off on the device, and the caller learns of it
+when it next reads the step.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ._data import Batch
+from ._protocols import MaskedOptimizer, Model, Optimizer
+
+M = TypeVar("M", bound=Model)
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or a gradient that is infinite or not a number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One update.
+
+    Attributes:
+        number: updates done, this one included.
+        loss: mean over the targets of the step, in nats; on the device.
+        grad_norm: norm of the gradients before clipping; on the device.
+        lr: learning rate used.
+        tokens: targets of the step.
+        seconds: wall-clock time of the step on the host.
+    """
+
+    number: int
+    loss: Float[Tensor, ""]
+    grad_norm: Float[Tensor, ""]
+    lr: float
+    tokens: int
+    seconds: float
+
+    def check_finite(self) -> None:
+        """Wait for loss and gradient norm.
+
+        Raises:
+            NonFiniteError: if one is not finite, in which case the update was not applied.
+        """
+        loss, grad_norm = float(self.loss), float(self.grad_norm)
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise NonFiniteError(
+                f"step {self.number}: loss and gradient norm must be finite, got loss {loss}, "
+                f"gradient norm {grad_norm} at learning rate {self.lr:.3g}; "
+                "this update was not applied"
+            )
+
+
+def train_steps(
+    model: M,
+    optimizer: Optimizer,
+    batches: Callable[[int], Sequence[Batch]],
+    *,
+    loss: Callable[[M, Batch], Tensor],
+    schedule: Callable[[int], float],
+    clip: Callable[[Iterable[nn.Parameter]], Tensor] | None = None,
+    start: int = 0,
+    stop: int,
+) -> Iterator[Step]:
+    """Update `model` until `stop` updates are done, yielding a `Step` after each.
+
+    Args:
+        model: what learns.
+        optimizer: holds the parameters of `model`. One with a `masked_step` is told on the device
+            to leave out an update that is not finite; another is asked on the host, which waits.
+        batches: maps the number of updates done to the micro-batches of the next one. Their losses
+            are weighted by their targets, so that it does not matter how a batch is cut.
+        loss: the mean loss of a model over the targets of a batch.
+        schedule: maps the number of an update, from 1, to its learning rate.
+        clip: limits the gradients in place and returns their norm from before.
+        start: updates done already; resuming needs nothing else.
+        stop: updates to have done in the end.
+
+    Raises:
+        ValueError: if not `0 <= start <= stop`, or a step has no target.
+    """
+    if not 0 <= start <= stop:
+        raise ValueError(f"start and stop must be 0 <= start <= stop, got {start} and {stop}")
+    norm = _gradient_norm if clip is None else clip
+
+    def steps() -> Iterator[Step]:
+        for done in range(start, stop):
+            begin = time.perf_counter()
+            lr = schedule(done + 1)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            micro_batches = batches(done)
+            tokens = sum(batch.targets.numel() for batch in micro_batches)
+            if tokens == 0:
+                raise ValueError(f"batches must give at least one target, got none at step {done}")
+            mean_loss = _accumulate(model, micro_batches, loss, tokens)
+            grad_norm = norm(model.parameters())
+            _update(optimizer, grad_norm.isfinite() & mean_loss.isfinite())
+            optimizer.zero_grad()
+            yield Step(
+                number=done + 1,
+                loss=mean_loss,
+                grad_norm=grad_norm,
+                lr=lr,
+                tokens=tokens,
+                seconds=time.perf_counter() - begin,
+            )
+
+    return steps()
+
+
+def _accumulate(
+    model: M, micro_batches: Sequence[Batch], loss: Callable[[M, Batch], Tensor], tokens: int
+) -> Tensor:
+    """Add the gradients of the mean loss over all targets; return that loss."""
+    parts: list[Tensor] = []
+    for batch in micro_batches:
+        part = loss(model, batch) * (batch.targets.numel() / tokens)
+        part.backward()  # pyright: ignore[reportUnknownMemberType]
+        parts.append(part.detach())
+    return torch.stack(parts).sum()
+
+
+def _update(optimizer: Optimizer, finite: Tensor) -> None:
+    if isinstance(optimizer, MaskedOptimizer):
+        optimizer.masked_step(finite)
+    elif finite:
+        optimizer.step()
+
+
+@torch.no_grad()
+def _gradient_norm(params: Iterable[nn.Parameter]) -> Tensor:
+    squares = [p.grad.float().square().sum() for p in params if p.grad is not None]
+    return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())

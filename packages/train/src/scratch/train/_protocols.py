@@ -1,0 +1,39 @@
+"""What training asks of others. Nothing here knows who keeps these promises."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Can be written down and restored."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> object: ...
+
+
+@runtime_checkable
+class Model(Stateful, Protocol):
+    """Has parameters that learn, and answers a batch of inputs."""
+
+    def __call__(self, inputs: Tensor, /) -> Tensor: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+@runtime_checkable
+class Optimizer(Stateful, Protocol):
+    """Changes the parameters by their gradients; reads its learning rate from its groups."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> object: ...
+    def zero_grad(self) -> object: ...
+
+
+@runtime_checkable
+class MaskedOptimizer(Optimizer, Protocol):
+    """Can be told on the device, by a boolean scalar, whether to step at all."""
+
+    def masked_step(self, finite: Tensor, /) -> object: ...
