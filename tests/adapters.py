@@ -6,6 +6,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from scratch.bpe import Tokenizer, train_bpe
 from scratch.nn import (
     MultiHeadSelfAttention,
@@ -26,7 +28,6 @@ from scratch.nn import (
 )
 from scratch.optim import AdamW, WarmupCosine, clip_grad_norm
 from scratch.train import get_batch, load_checkpoint, save_checkpoint
-from torch import Tensor, nn
 
 StrPath = str | PathLike[str]
 

@@ -1,22 +1,15 @@
 """Every contract test starts from the same seed; tokenizers share one trained vocabulary."""
 
-from typing import NamedTuple
-
 import pytest
 import torch
 
 from .adapters import run_train_bpe
-from .texts import EOT, sample_text
+from .texts import EOT, Trained, sample_text
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(2017)
-
-
-class Trained(NamedTuple):
-    vocab: dict[int, bytes]
-    merges: list[tuple[bytes, bytes]]
 
 
 @pytest.fixture(scope="session")

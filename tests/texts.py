@@ -1,6 +1,7 @@
 """Sample texts with what tokenizers trip over, and a plain way to split at special tokens."""
 
 import random
+from typing import NamedTuple
 
 from hypothesis import strategies as st
 
@@ -14,6 +15,11 @@ UNICODE = st.text(st.characters(exclude_categories=["Cs"]))
 # Whatever Unicode version a pattern's tables have, they agree on what was assigned before it.
 ASSIGNED = st.text(st.characters(exclude_categories=["Cs", "Cn"]))
 NASTY = st.lists(st.sampled_from([*FRAGMENTS, EOT]) | ASSIGNED, max_size=40).map("".join)
+
+
+class Trained(NamedTuple):
+    vocab: dict[int, bytes]
+    merges: list[tuple[bytes, bytes]]
 
 
 def sample_text(seed: int, fragments: int, *, special_tokens: list[str] | None = None) -> str:

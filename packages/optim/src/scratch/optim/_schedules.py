@@ -8,7 +8,8 @@ from dataclasses import dataclass
 class WarmupCosine:
     """Linear warm-up, then half a cosine down to a floor.
 
-    After Loshchilov and Hutter (2017, arXiv:1608.03983), without their restarts. With w = `warmup_steps` and c = `total_steps`, the learning rate at step t is
+    After Loshchilov and Hutter (2017, arXiv:1608.03983), without their restarts. With
+    w = `warmup_steps` and c = `total_steps`, the learning rate at step t is
 
         t < w:        t / w peak
         w <= t <= c:  floor + (1 + cos(pi (t - w) / (c - w))) / 2 (peak - floor)
