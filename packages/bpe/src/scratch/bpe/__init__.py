@@ -1,6 +1,7 @@
 """Byte-level byte-pair encoding (Sennrich et al., 2016, arXiv:1508.07909; Radford et al., 2019)."""
 
 from ._patterns import CL100K, GPT2, O200K, PATTERNS
+from ._stream import read_text
 from ._tokenizer import Tokenizer
 from ._train import train_bpe, train_bpe_from_iterator
 from ._vocabulary import Vocabulary
@@ -14,6 +15,7 @@ __all__ = [
     "PATTERNS",
     "Tokenizer",
     "Vocabulary",
+    "read_text",
     "train_bpe",
     "train_bpe_from_iterator",
 ]

@@ -91,17 +91,27 @@ def last_safe_cut(text: str, *, pattern: str, special_tokens: tuple[str, ...] = 
     return plain_start
 
 
-def read_text(path: StrPath, *, block_bytes: int = 2**20) -> Iterator[str]:
-    """Yield the text of a UTF-8 file as it stands: line ends and byte-order marks stay.
+def read_text(
+    path: StrPath,
+    *,
+    start_byte: int = 0,
+    stop_byte: int | None = None,
+    block_bytes: int = 2**20,
+) -> Iterator[str]:
+    """Yield the text of a UTF-8 file block by block, as it stands: line ends and marks stay.
+
+    `start_byte` and `stop_byte` choose a part of the file, by default all of it.
 
     Raises:
         ValueError: if the file is not UTF-8, naming the file and the offset in bytes.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    offset_bytes = 0
+    offset_bytes = start_byte
     with Path(path).open("rb") as file:
+        file.seek(start_byte)
         while True:
-            block = file.read(block_bytes)
+            left_bytes = block_bytes if stop_byte is None else stop_byte - offset_bytes
+            block = file.read(min(block_bytes, left_bytes))
             held_bytes = len(decoder.getstate()[0])
             try:
                 text = decoder.decode(block, final=not block)

@@ -1,9 +1,9 @@
 """Batches, a training loop, evaluation and checkpoints, for any model and any optimizer."""
 
 from ._checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from ._data import Batch, get_batch, open_tokens, token_dtype, window_batch, write_tokens
+from ._data import Batch, Tokens, get_batch, open_tokens, token_dtype, window_batch, write_tokens
 from ._evaluation import Evaluation, Window, evaluate, evaluation_batches, scoring_windows
-from ._files import atomic_write
+from ._files import atomic_write, sync_directory
 from ._loop import NonFiniteError, Step, train_steps
 from ._protocols import MaskedOptimizer, Model, Optimizer, Stateful
 from ._sampler import WindowSampler, permute
@@ -20,6 +20,7 @@ __all__ = [
     "Optimizer",
     "Stateful",
     "Step",
+    "Tokens",
     "Window",
     "WindowSampler",
     "atomic_write",
@@ -31,6 +32,7 @@ __all__ = [
     "permute",
     "save_checkpoint",
     "scoring_windows",
+    "sync_directory",
     "token_dtype",
     "train_steps",
     "window_batch",

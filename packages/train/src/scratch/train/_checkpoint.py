@@ -49,8 +49,10 @@ def save_checkpoint(
         torch.save(content, out)
 
 
-def load_checkpoint(src: StrPath | BinaryIO, model: Stateful, optimizer: Stateful) -> int:
-    """Restore `model` and `optimizer`, and return the number of updates done.
+def load_checkpoint(
+    src: StrPath | BinaryIO, model: Stateful, optimizer: Stateful | None = None
+) -> int:
+    """Restore `model` and, if given, `optimizer`, and return the number of updates done.
 
     The file is checked as a whole before either is touched. Tensors go to where the model's are.
 
@@ -65,10 +67,11 @@ def load_checkpoint(src: StrPath | BinaryIO, model: Stateful, optimizer: Statefu
     if not isinstance(iteration, int) or iteration < 0:
         raise CheckpointError(f"{name} must hold a number of updates, got {iteration!r}")
     _check_fit(cast("dict[str, Any]", content.get("model")), model.state_dict(), name)
-    try:
-        optimizer.load_state_dict(content["optimizer"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{name} does not fit the optimizer: {error}") from error
+    if optimizer is not None:
+        try:
+            optimizer.load_state_dict(content["optimizer"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{name} does not fit the optimizer: {error}") from error
     model.load_state_dict(content["model"])
     return iteration
 

@@ -1,0 +1,45 @@
+"""Which device to compute on, and what the machine is."""
+
+import os
+import platform
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+_PACKAGES = ("scratch-bpe", "scratch-nn", "scratch-optim", "scratch-train", "scratch-trainer")
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`; "auto" is CUDA if there is one, else MPS, else the CPU.
+
+    Raises:
+        ValueError: if torch knows no such device, or this machine has none.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"device must be one that torch can use, got {name!r}: {reason}") from None
+    return device
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Return what somebody needs to know to repeat a run: versions, machine, device, threads."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {package: version(package) for package in (*_PACKAGES, "torch", "numpy")},
+        "device": str(device),
+        "device_name": name or platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "command": sys.argv,
+    }

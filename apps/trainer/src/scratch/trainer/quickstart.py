@@ -1,0 +1,153 @@
+"""The quickstart: from the sources of Python's standard library to a model that writes Python.
+
+Everything goes through the same doors as a user's own text: files, `prepare`, `train`, score,
+sample.
+"""
+
+import gzip
+import json
+import lzma
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scratch.train import atomic_write
+
+from .config import (
+    EvaluateSettings,
+    ModelSettings,
+    OptimizerSettings,
+    PrepareSettings,
+    QuickstartSettings,
+    TrainSettings,
+)
+from .corpus import END_OF_TEXT
+from .device import choose_device
+from .display import say
+from .prepare import prepare
+from .run import RunDirectory
+from .sample import continue_text
+from .score import score
+from .stdlib_corpus import stdlib_sources
+from .train import train
+
+_PROMPTS = ("import ", "def ", "class ")
+_SAMPLE_TOKENS = 96
+
+
+def quickstart(settings: QuickstartSettings, *, stdlib: Path | None = None) -> dict[str, Any]:
+    """Make a corpus, a tokenizer, a model; compare it with compressors; show what it writes.
+
+    Each part is taken up where it was left, if it was interrupted. `stdlib` is the directory of
+    the sources, by default that of the running interpreter.
+
+    Returns:
+        What `summary.json` holds.
+    """
+    out = settings.out
+    summary_path = out / "summary.json"
+    train_files, held_out_files = stdlib_sources(stdlib)
+    _write_corpus(out / "corpus" / "train.txt", train_files)
+    _write_corpus(out / "corpus" / "held-out.txt", held_out_files)
+    held_out = b"".join(held_out_files)
+    say(
+        f"corpus: {len(train_files)} files of the standard library, "
+        f"{len(held_out_files)} more held out ({len(held_out):,} bytes)"
+    )
+    prepare(
+        PrepareSettings(
+            files=(out / "corpus" / "train.txt",),
+            validation=(out / "corpus" / "held-out.txt",),
+            out=out / "data",
+            vocab_size=settings.vocab_size,
+        )
+    )
+    run = train(
+        TrainSettings(
+            data=out / "data",
+            out=out,
+            resume=True,
+            train_seconds=settings.train_seconds,
+            batch_size=16,
+            seed=settings.seed,
+            device=settings.device,
+            checkpoint_every=100,
+            keep_checkpoints=1,
+            evaluate_every=10**9,
+            model=ModelSettings(context_length=128, d_model=192, num_layers=4, num_heads=6),
+            optimizer=OptimizerSettings(lr=3e-3, floor_fraction=0.0),
+        )
+    )
+    say("scoring every byte of the held-out files")
+    result = score(EvaluateSettings(run=out, device=settings.device))
+    last_update = [record for record in run.journal.read() if "loss" in record][-1]
+    summary = {
+        "bits_per_byte": {
+            "model": result.bits_per_byte,
+            "gzip": 8 * len(gzip.compress(held_out, 9)) / len(held_out),
+            "xz": 8 * len(lzma.compress(held_out, preset=9)) / len(held_out),
+        },
+        "train_seconds": last_update["seconds"],
+        "steps": last_update["step"],
+        "tokens": last_update["tokens"],
+        "held_out_bytes": len(held_out),
+        "samples": _samples(run, settings),
+    }
+    with atomic_write(summary_path) as file:
+        file.write(json.dumps(summary, indent=2).encode())
+    _show(summary, out)
+    return summary
+
+
+def _write_corpus(path: Path, files: Sequence[bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(END_OF_TEXT.encode().join(files))
+
+
+def _samples(run: RunDirectory, settings: QuickstartSettings) -> list[str]:
+    model = run.load_model(choose_device(settings.device))
+    tokenizer = run.tokenizer()
+    return [
+        prompt
+        + "".join(
+            continue_text(
+                model,
+                tokenizer,
+                prompt,
+                max_new_tokens=_SAMPLE_TOKENS,
+                temperature=0.8,
+                top_k=None,
+                top_p=0.95,
+                seed=settings.seed + number,
+            )
+        )
+        for number, prompt in enumerate(_PROMPTS)
+    ]
+
+
+def _show(summary: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
+    from rich.rule import Rule
+    from rich.table import Table
+
+    bits = summary["bits_per_byte"]
+    table = Table(title="Bits per byte on the held-out files (less is better)")
+    table.add_column("")
+    table.add_column("bits per byte", justify="right")
+    table.add_row(f"this model, after {summary['train_seconds']:.0f} s", f"{bits['model']:.3f}")
+    table.add_row("xz -9", f"{bits['xz']:.3f}")
+    table.add_row("gzip -9", f"{bits['gzip']:.3f}")
+    console = Console(highlight=False)
+    console.print(table)
+    for number, sample in enumerate(summary["samples"], start=1):
+        console.print(Rule(f"sample {number}", align="left"))
+        console.print(sample, markup=False, soft_wrap=True)
+    console.print(Rule("what to try next", align="left"))
+    for command in (
+        f"trainer generate {out} --prompt 'for name in' --seed 1",
+        f"trainer evaluate {out} YOUR_FILE.py",
+        "trainer prepare YOUR_TEXT.txt --out data/mine --vocab-size 4096",
+        "trainer train --data data/mine --out runs/mine --steps 1000",
+    ):
+        console.print(f"  uv run {command}", markup=False, soft_wrap=True)
