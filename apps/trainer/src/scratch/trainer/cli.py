@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _run(_parse(arguments))
+        _run(parse(arguments))
     except KeyboardInterrupt:
         hint = "; go on with the same command and --resume" if arguments[0] == "train" else ""
         print(f"\ntrainer: interrupted{hint}", file=sys.stderr)
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: list[str]) -> Settings:
+def parse(arguments: list[str]) -> Settings:
+    """Return the settings that a command line asks for, or tell what is wrong with it and exit."""
     name = arguments[0] if arguments else ""
     if name in _COMMANDS:
         kind = _COMMANDS[name]
