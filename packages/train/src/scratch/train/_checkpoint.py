@@ -44,9 +44,9 @@ def save_checkpoint(
     }
     if isinstance(out, (str, PathLike)):
         with atomic_write(out) as file:
-            torch.save(content, file)
+            _write(content, file)
     else:
-        torch.save(content, out)
+        _write(content, out)
 
 
 def load_checkpoint(
@@ -74,6 +74,34 @@ def load_checkpoint(
             raise CheckpointError(f"{name} does not fit the optimizer: {error}") from error
     model.load_state_dict(content["model"])
     return iteration
+
+
+class _Watched:
+    """A file to write to that remembers why it failed: torch tells only that something did."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _write(content: dict[str, Any], file: BinaryIO) -> None:
+    watched = _Watched(file)
+    try:
+        torch.save(content, cast("BinaryIO", watched))
+    except RuntimeError as error:
+        if watched.failure is None:
+            raise
+        raise watched.failure from error
 
 
 def _read(src: StrPath | BinaryIO, name: str) -> dict[str, Any]:

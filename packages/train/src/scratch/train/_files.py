@@ -15,7 +15,7 @@ StrPath = str | PathLike[str]
 def atomic_write(path: StrPath) -> Generator[BinaryIO]:
     """Open a file beside `path` to write to; on success flush it to the disk and rename it.
 
-    If the block raises, or the machine stops, `path` stays as it was.
+    If the block raises, or the machine stops, `path` stays as it was. An `OSError` names it.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -25,8 +25,10 @@ def atomic_write(path: StrPath) -> Generator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)
         raise
     sync_directory(path.parent)
 
