@@ -5,7 +5,6 @@ inner product of a query and a key then depends on the distance between them, no
 """
 
 from collections.abc import Callable
-from typing import Self
 
 import torch
 from jaxtyping import Float, Int
@@ -89,7 +88,7 @@ class RotaryEmbedding(nn.Module):
         rows = as_indices(positions, self.max_seq_len, name="positions", rule=rule)
         return rotate_pairs(x, self.cos[rows], self.sin[rows])
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RotaryEmbedding":
         super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
         # Made anew, the tables follow the model to its device, but not to its dtype.
         self.cos, self.sin = rotary_tables(
