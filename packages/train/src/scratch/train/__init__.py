@@ -5,13 +5,22 @@ from ._data import Batch, Tokens, get_batch, open_tokens, token_dtype, window_ba
 from ._evaluation import Evaluation, Window, evaluate, evaluation_batches, scoring_windows
 from ._files import atomic_write, sync_directory
 from ._loop import NonFiniteError, Step, train_steps
-from ._protocols import MaskedOptimizer, Model, Optimizer, Stateful
+from ._protocols import (
+    BinaryReader,
+    BinaryWriter,
+    MaskedOptimizer,
+    Model,
+    Optimizer,
+    Stateful,
+)
 from ._sampler import WindowSampler, permute
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Batch",
+    "BinaryReader",
+    "BinaryWriter",
     "CheckpointError",
     "Evaluation",
     "MaskedOptimizer",

@@ -4,15 +4,15 @@ One file written by `torch.save`, with a name and a version inside, and read wit
 `weights_only=True`: a file from a stranger can be refused, but cannot run code.
 """
 
-import pickle
 from os import PathLike, fspath
-from typing import Any, BinaryIO, cast
+from pathlib import Path
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
 
 from ._files import StrPath, atomic_write
-from ._protocols import Stateful
+from ._protocols import BinaryReader, BinaryWriter, Stateful
 
 _FORMAT, _VERSION = "scratch-checkpoint", 1
 
@@ -22,7 +22,7 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(
-    model: Stateful, optimizer: Stateful, iteration: int, out: StrPath | BinaryIO
+    model: Stateful, optimizer: Stateful, iteration: int, out: StrPath | BinaryWriter
 ) -> None:
     """Write the state of `model` and `optimizer` and the number of updates done.
 
@@ -50,7 +50,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    src: StrPath | BinaryIO, model: Stateful, optimizer: Stateful | None = None
+    src: StrPath | BinaryReader, model: Stateful, optimizer: Stateful | None = None
 ) -> int:
     """Restore `model` and, if given, `optimizer`, and return the number of updates done.
 
@@ -79,11 +79,11 @@ def load_checkpoint(
 class _Watched:
     """A file to write to that remembers why it failed: torch tells only that something did."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryWriter) -> None:
         self._file = file
         self.failure: OSError | None = None
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> object:
         try:
             return self._file.write(data)
         except OSError as error:
@@ -94,22 +94,23 @@ class _Watched:
         self._file.flush()
 
 
-def _write(content: dict[str, Any], file: BinaryIO) -> None:
+def _write(content: dict[str, Any], file: BinaryWriter) -> None:
     watched = _Watched(file)
     try:
-        torch.save(content, cast("BinaryIO", watched))
+        torch.save(content, cast("IO[bytes]", watched))
     except RuntimeError as error:
         if watched.failure is None:
             raise
         raise watched.failure from error
 
 
-def _read(src: StrPath | BinaryIO, name: str) -> dict[str, Any]:
+def _read(src: StrPath | BinaryReader, name: str) -> dict[str, Any]:
+    if isinstance(src, (str, PathLike)):
+        with Path(src).open("rb") as file:
+            return _read(file, name)
     try:
-        content = torch.load(src, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except (EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        content = torch.load(cast("IO[bytes]", src), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged archive or pickle leads torch to raise
         reason = str(error).split("\n")[0]
         raise CheckpointError(
             f"{name} must be a complete checkpoint; it is empty, cut short or of another kind: "

@@ -6,13 +6,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 StrPath = str | PathLike[str]
 
 
 @contextmanager
-def atomic_write(path: StrPath) -> Generator[BinaryIO]:
+def atomic_write(path: StrPath) -> Generator[IO[bytes]]:
     """Open a file beside `path` to write to; on success flush it to the disk and rename it.
 
     If the block raises, or the machine stops, `path` stays as it was. An `OSError` names it.
