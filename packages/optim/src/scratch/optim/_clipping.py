@@ -37,5 +37,6 @@ def clip_grad_norm(params: Iterable[nn.Parameter], max_norm: float) -> Float[Ten
     too_long = (norm > max_norm) & norm.isfinite()
     scale = torch.where(too_long, max_norm / (norm + 1e-6), 1.0)
     for gradient in gradients:
-        gradient.mul_(scale.to(gradient))
+        wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        gradient.copy_(wide * scale.to(wide))  # rounded once, to the dtype of the gradient
     return norm

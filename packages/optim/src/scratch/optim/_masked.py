@@ -46,6 +46,17 @@ class MaskedOptimizer(torch.optim.Optimizer):
         self._step(finite)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: if it comes from another kind of optimizer, or does not fit the parameters.
+        """
+        for saved, own in zip(state_dict["param_groups"], self.param_groups, strict=False):
+            if saved.keys() != own.keys():
+                raise ValueError(
+                    f"state_dict must be of {type(self).__name__}, whose groups have "
+                    f"{', '.join(own)}; got {', '.join(saved)}"
+                )
         super().load_state_dict(state_dict)
         for parameter, state in cast("dict[Tensor, dict[str, Tensor]]", self.state).items():
             for name, value in state.items():

@@ -34,7 +34,7 @@ class WarmupCosine:
             if not (rate >= 0 and math.isfinite(rate)):
                 raise ValueError(f"{name} must be a finite rate of at least 0, got {rate}")
 
-    def __call__(self, step: float) -> float:
+    def __call__(self, step: int | float) -> float:
         """Return the learning rate at `step`, counted from 1 for the first update."""
         if step < self.warmup_steps:
             return step / self.warmup_steps * self.peak
