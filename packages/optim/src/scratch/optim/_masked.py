@@ -28,8 +28,8 @@ class MaskedOptimizer(torch.optim.Optimizer):
         """
 
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, closure: Callable[[], float] | None = None
-    ) -> float | None:
+        self, closure: Callable[[], Any] | None = None
+    ) -> Any:
         """Update every parameter that has a gradient; return what `closure` returns, if given."""
         loss = None
         if closure is not None:
@@ -77,7 +77,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
                         for name, tensor in new.items()
                     }
                 parameter.copy_(value)
-                old.update(new)
+                self.state[parameter] = new
 
 
 def check_not_negative(**values: float) -> None:
