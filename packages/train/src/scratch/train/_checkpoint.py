@@ -4,6 +4,9 @@ One file written by `torch.save`, with a name and a version inside, and read wit
 `weights_only=True`: a file from a stranger can be refused, but cannot run code.
 """
 
+import errno
+import operator
+import zipfile
 from os import PathLike, fspath
 from pathlib import Path
 from typing import IO, Any, cast
@@ -30,9 +33,11 @@ def save_checkpoint(
     object is written to as it is.
 
     Raises:
-        ValueError: if `iteration` is negative.
+        TypeError: if `iteration` is not a whole number.
+        ValueError: if it is negative.
         OSError: if the file cannot be written; an old one under the same path stays.
     """
+    iteration = operator.index(iteration)
     if iteration < 0:
         raise ValueError(f"iteration must not be negative, got {iteration}")
     content = {
@@ -66,8 +71,9 @@ def load_checkpoint(
     iteration = content.get("iteration")
     if not isinstance(iteration, int) or iteration < 0:
         raise CheckpointError(f"{name} must hold a number of updates, got {iteration!r}")
-    _check_fit(cast("dict[str, Any]", content.get("model")), model.state_dict(), name)
+    _check_model(content.get("model"), model.state_dict(), name)
     if optimizer is not None:
+        _check_optimizer(content.get("optimizer"), optimizer.state_dict(), content["model"], name)
         try:
             optimizer.load_state_dict(content["optimizer"])
         except (KeyError, TypeError, ValueError) as error:
@@ -108,35 +114,96 @@ def _read(src: StrPath | BinaryReader, name: str) -> dict[str, Any]:
     if isinstance(src, (str, PathLike)):
         with Path(src).open("rb") as file:
             return _read(file, name)
-    try:
-        content = torch.load(cast("IO[bytes]", src), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged archive or pickle leads torch to raise
-        reason = str(error).split("\n")[0]
+    if not _is_whole_archive(src):
         raise CheckpointError(
-            f"{name} must be a complete checkpoint; it is empty, cut short or of another kind: "
-            f"{reason}"
-        ) from error
-    content = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
-    if content.get("format") != _FORMAT:
-        raise CheckpointError(f"{name} must be a checkpoint written by save_checkpoint")
-    if content.get("version") != _VERSION:
-        raise CheckpointError(
-            f"{name} must have version {_VERSION}, got {content.get('version')!r}"
+            f"{name} must be a complete checkpoint; it is empty, cut short, damaged or of another "
+            "kind"
         )
-    return content
+    try:
+        content: object = torch.load(cast("IO[bytes]", src), map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever a strange archive or pickle leads torch to raise
+        raise CheckpointError(
+            f"{name} must hold tensors and plain values as save_checkpoint writes them; it holds "
+            f"something else, and is not read further ({type(error).__name__})"
+        ) from error
+    values = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+    if values.get("format") != _FORMAT:
+        raise CheckpointError(f"{name} must be a checkpoint written by save_checkpoint")
+    if values.get("version") != _VERSION:
+        raise CheckpointError(f"{name} must have version {_VERSION}, got {values.get('version')!r}")
+    return values
 
 
-def _check_fit(found: dict[str, Any] | None, wanted: dict[str, Any], name: str) -> None:
+def _is_whole_archive(file: BinaryReader) -> bool:
+    """Check the sums of the ZIP archive that `torch.save` writes. Torch itself does not."""
+    start = file.tell()
+    try:
+        with zipfile.ZipFile(cast("IO[bytes]", file)) as archive:
+            return archive.testzip() is None
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a damaged archive points to a place before the file
+            return False
+        raise
+    except MemoryError:
+        raise
+    except Exception:  # whatever a damaged archive leads zipfile to raise
+        return False
+    finally:
+        file.seek(start)
+
+
+def _check_model(found: object, wanted: dict[str, Any], name: str) -> None:
     if not isinstance(found, dict):
         raise CheckpointError(f"{name} must hold the state of a model, got {found!r}")
-    differences = [f"no {key}" for key in wanted if key not in found]
-    differences += [f"unknown {key}" for key in found if key not in wanted]
-    for key in wanted.keys() & found.keys():
-        old, new = wanted[key], found[key]
-        if isinstance(old, Tensor) and isinstance(new, Tensor) and old.shape != new.shape:
-            differences.append(f"{key} is {tuple(new.shape)}, the model has {tuple(old.shape)}")
+    saved = cast("dict[str, Any]", found)
+    differences = [f"no {key}" for key in wanted if key not in saved]
+    differences += [f"unknown {key}" for key in saved if key not in wanted]
+    differences += [
+        f"{key} is {_describe(saved[key])}, the model has {_describe(value)}"
+        for key, value in wanted.items()
+        if key in saved and _describe(saved[key]) != _describe(value)
+    ]
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise CheckpointError(
-            f"{name} belongs to another model: {'; '.join(sorted(differences)[:3])}{more}"
+            f"{name} belongs to another model: {'; '.join(differences[:3])}{more}"
         )
+
+
+def _check_optimizer(
+    found: object, wanted: dict[str, Any], model: dict[str, Any], name: str
+) -> None:
+    """Refuse the state of another kind of optimizer: its own `load_state_dict` may not."""
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{name} must hold the state of an optimizer, got {found!r:.80}")
+    if "param_groups" not in wanted:
+        return  # one that keeps its state in a form of its own
+    saved = cast("dict[str, Any]", found)
+    if not isinstance(saved.get("state"), dict) or not isinstance(saved.get("param_groups"), list):
+        raise CheckpointError(
+            f"{name} belongs to another optimizer: it has {', '.join(saved) or 'nothing'}; "
+            f"this one has {', '.join(wanted)}"
+        )
+    pairs = zip(saved["param_groups"], wanted["param_groups"], strict=False)
+    for number, (group, own) in enumerate(pairs):
+        if group.keys() != own.keys():
+            raise CheckpointError(
+                f"{name} belongs to another optimizer: group {number} has "
+                f"{', '.join(group)}; this one has {', '.join(own)}"
+            )
+    shapes = {tuple(value.shape) for value in model.values() if isinstance(value, Tensor)}
+    for values in saved["state"].values():
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.ndim and tuple(value.shape) not in shapes:
+                raise CheckpointError(
+                    f"{name} belongs to another optimizer: {key} of shape {tuple(value.shape)} "
+                    "fits no parameter"
+                )
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {value.dtype}"
+    return type(value).__name__

@@ -4,10 +4,12 @@ A token file is one `.npy` array of unsigned integers, memory-mapped: opening it
 a batch touches only its own windows.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import fspath
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,14 @@ class Batch:
 
     inputs: Int[Tensor, "batch seq"]
     targets: Int[Tensor, "batch scored"]
+
+    def __post_init__(self) -> None:
+        rows, seq = self.inputs.shape
+        if self.targets.shape[0] != rows or self.targets.shape[1] > seq:
+            raise ValueError(
+                "targets must have a row for each of inputs, and no more columns, "
+                f"got inputs {tuple(self.inputs.shape)}, targets {tuple(self.targets.shape)}"
+            )
 
 
 def get_batch(
@@ -69,11 +79,25 @@ def window_batch(
 ) -> Batch:
     """Return the windows of `dataset` at `starts` as int64 tensors on `device`.
 
-    One gather reads `context_length + 1` tokens a window, of which inputs and targets are views.
+    One gather reads `context_length + 1` tokens a window.
+
+    Raises:
+        TypeError: if `dataset` does not hold integers.
+        ValueError: if it has not one dimension, is too short for one window, or a start lies
+            outside `0 .. len(dataset) - context_length - 1`.
     """
-    windows = sliding_window_view(np.asarray(dataset), context_length + 1)[np.asarray(starts)]
-    tokens = torch.as_tensor(windows.astype(np.int64)).to(device)
-    return Batch(inputs=tokens[:, :-1], targets=tokens[:, 1:])
+    check_tokens(dataset, context_length)
+    rows = np.asarray(starts, np.int64)
+    last = len(dataset) - context_length - 1
+    if rows.size and not 0 <= rows.min() <= rows.max() <= last:
+        wrong = rows.min() if rows.min() < 0 else rows.max()
+        raise ValueError(f"starts must be in 0 .. {last}, got {wrong}")
+    windows = sliding_window_view(np.asarray(dataset), context_length + 1)[rows]
+    inputs, targets = (
+        torch.as_tensor(part.astype(np.int64)).to(device)
+        for part in (windows[:, :-1], windows[:, 1:])
+    )
+    return Batch(inputs, targets)
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -87,13 +111,16 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
-def write_tokens(path: StrPath, blocks: Iterable[Sequence[int]], *, vocab_size: int) -> int:
+def write_tokens(
+    path: StrPath, blocks: Iterable[Sequence[int] | Tokens], *, vocab_size: int
+) -> int:
     """Write blocks of token ids, one after another, as one token file; return their number.
 
     Holds one block at a time. The file appears under its name only when it is complete.
 
     Raises:
-        ValueError: if an id is not in `0 .. vocab_size - 1`.
+        TypeError: if a block holds anything but integers.
+        ValueError: if it has not one dimension, or an id is not in `0 .. vocab_size - 1`.
     """
     dtype = token_dtype(vocab_size)
     total = 0
@@ -101,10 +128,7 @@ def write_tokens(path: StrPath, blocks: Iterable[Sequence[int]], *, vocab_size: 
         # The header leaves room for any length, so it can be written again at the end.
         _write_header(file, dtype, 0)
         for block in blocks:
-            ids = np.asarray(block, dtype=np.int64)
-            if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
-                wrong = int(ids.min() if ids.min() < 0 else ids.max())
-                raise ValueError(f"ids must be in 0 .. {vocab_size - 1}, got {wrong}")
+            ids = _check_ids(np.asarray(block), vocab_size)
             file.write(ids.astype(dtype).tobytes())
             total += len(ids)
         file.seek(0)
@@ -119,21 +143,32 @@ def open_tokens(path: StrPath) -> Tokens:
         ValueError: if the file is not a good token file, naming it.
         OSError: if it cannot be read.
     """
-    try:
-        tokens = cast("Tokens", np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{fspath(path)} must be a complete .npy file: {error}") from error
-    if not isinstance(tokens, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ValueError(f"{fspath(path)} must be one .npy array, got an archive of several")
-    if tokens.ndim != 1 or tokens.dtype.kind != "u":
+    with Path(path).open("rb") as file:
+        try:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("its version is not 1.0")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        except Exception as error:  # whatever a damaged header leads numpy to raise
+            raise ValueError(f"{fspath(path)} must be a complete .npy file: {error}") from error
+        offset, size_bytes = file.tell(), file.seek(0, os.SEEK_END)
+    if len(shape) != 1 or dtype.kind != "u":
         raise ValueError(
             f"{fspath(path)} must hold unsigned integers in one dimension, "
-            f"got {tokens.dtype} of shape {tokens.shape}"
+            f"got {dtype} of shape {shape}"
         )
-    return tokens
+    wanted_bytes = offset + shape[0] * dtype.itemsize
+    if size_bytes != wanted_bytes:
+        raise ValueError(
+            f"{fspath(path)} must be a complete .npy file of {wanted_bytes} bytes, got {size_bytes}"
+        )
+    if shape[0] == 0:
+        return np.empty(0, dtype)
+    return np.memmap(path, dtype, "r", offset, shape)
 
 
 def check_tokens(dataset: Tokens, context_length: int) -> None:
+    if not isinstance(dataset, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"dataset must be a numpy array, got {type(dataset).__name__}")
     if not np.issubdtype(dataset.dtype, np.integer):
         raise TypeError(f"dataset must hold integers, got dtype {dataset.dtype}")
     if dataset.ndim != 1:
@@ -143,6 +178,19 @@ def check_tokens(dataset: Tokens, context_length: int) -> None:
             "dataset must be longer than context_length, for every window has a next token, "
             f"got {len(dataset)} tokens, context_length={context_length}"
         )
+
+
+def _check_ids(ids: npt.NDArray[Any], vocab_size: int) -> npt.NDArray[Any]:
+    if ids.ndim != 1:
+        raise ValueError(f"ids must have one dimension, got shape {ids.shape}")
+    if ids.size:
+        if ids.dtype.kind not in "iuO":  # integers, or objects: Python's own beyond 64 bits
+            raise TypeError(f"ids must be whole numbers, got dtype {ids.dtype}")
+        least, greatest = ids.min(), ids.max()
+        if not 0 <= least <= greatest < vocab_size:
+            wrong = least if least < 0 else greatest
+            raise ValueError(f"ids must be in 0 .. {vocab_size - 1}, got {wrong}")
+    return ids
 
 
 def _check_sizes(**sizes: int) -> None:

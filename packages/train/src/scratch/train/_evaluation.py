@@ -47,7 +47,10 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         """`exp(loss)`: as uncertain as a choice between so many tokens."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf
+        try:
+            return math.exp(self.loss)
+        except OverflowError:
+            return math.inf
 
     def bits_per_byte(self, num_bytes: int) -> float:
         """Return the bits that each of the `num_bytes` bytes of the text takes.
@@ -70,19 +73,22 @@ def evaluate(
     Raises:
         ValueError: if there is no target.
     """
-    was_training = isinstance(model, nn.Module) and model.training
-    if isinstance(model, nn.Module):
-        model.eval()
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.training = False
     nats, tokens = 0.0, 0
     try:
         with torch.no_grad():
             for batch in batches:
                 count = batch.targets.numel()
+                if count == 0:
+                    continue
                 nats += float(loss(model, batch)) * count
                 tokens += count
     finally:
-        if isinstance(model, nn.Module):
-            model.train(was_training)
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
     if tokens == 0:
         raise ValueError("batches must hold at least one target, got none")
     return Evaluation(nats, tokens)
@@ -101,11 +107,15 @@ def scoring_windows(length: int, *, context_length: int, stride: int) -> Iterato
         raise ValueError(
             f"stride must be in 1 .. context_length, got {stride}, context_length={context_length}"
         )
-    scored, last = 0, length - 1
-    while scored < last:
-        stop = min(last, scored + stride if scored else context_length)
-        yield Window(max(0, stop - context_length), stop, stop - scored)
-        scored = stop
+
+    def windows() -> Iterator[Window]:
+        scored, last = 0, length - 1
+        while scored < last:
+            stop = min(last, scored + stride if scored else context_length)
+            yield Window(max(0, stop - context_length), stop, stop - scored)
+            scored = stop
+
+    return windows()
 
 
 def evaluation_batches(
@@ -126,22 +136,25 @@ def evaluation_batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    pending: dict[tuple[int, int], list[Batch]] = {}
-    for tokens in sequences:
-        windows = scoring_windows(
-            len(tokens), context_length=context_length, stride=stride or context_length
-        )
-        for window in windows:
-            seq = window.stop - window.start
-            batch = window_batch(tokens, [window.start], seq)
-            group = pending.setdefault((seq, window.scored), [])
-            group.append(Batch(batch.inputs, batch.targets[:, -window.scored :]))
-            if len(group) == batch_size:
+    step = context_length if stride is None else stride
+    scoring_windows(0, context_length=context_length, stride=step)  # refuses what does not fit
+
+    def batches() -> Iterator[Batch]:
+        pending: dict[tuple[int, int], list[Batch]] = {}
+        for tokens in sequences:
+            for window in scoring_windows(len(tokens), context_length=context_length, stride=step):
+                seq = window.stop - window.start
+                batch = window_batch(tokens, [window.start], seq)
+                group = pending.setdefault((seq, window.scored), [])
+                group.append(Batch(batch.inputs, batch.targets[:, -window.scored :]))
+                if len(group) == batch_size:
+                    yield _join(group, device)
+                    group.clear()
+        for group in pending.values():
+            if group:
                 yield _join(group, device)
-                group.clear()
-    for group in pending.values():
-        if group:
-            yield _join(group, device)
+
+    return batches()
 
 
 def _join(batches: list[Batch], device: torch.device | str) -> Batch:

@@ -1,5 +1,6 @@
 """Files that are either the old one or the new one, never half of one."""
 
+import errno
 import os
 import secrets
 from collections.abc import Generator
@@ -10,14 +11,17 @@ from typing import IO
 
 StrPath = str | PathLike[str]
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 
 @contextmanager
 def atomic_write(path: StrPath) -> Generator[IO[bytes]]:
     """Open a file beside `path` to write to; on success flush it to the disk and rename it.
 
-    If the block raises, or the machine stops, `path` stays as it was. An `OSError` names it.
+    If the block raises, or the machine stops, `path` stays as it was. The error of a full disk
+    names it. A symbolic link stays one: what it points to is replaced.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -27,7 +31,7 @@ def atomic_write(path: StrPath) -> Generator[IO[bytes]]:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
             error.filename = str(path)
         raise
     sync_directory(path.parent)

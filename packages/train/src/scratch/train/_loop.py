@@ -96,13 +96,16 @@ def train_steps(
     def steps() -> Iterator[Step]:
         for done in range(start, stop):
             begin = time.perf_counter()
-            lr = schedule(done + 1)
+            lr = float(schedule(done + 1))
             for group in optimizer.param_groups:
                 group["lr"] = lr
             micro_batches = batches(done)
+            if not isinstance(micro_batches, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"batches must give a list of them, got {type(micro_batches)}")
             tokens = sum(batch.targets.numel() for batch in micro_batches)
             if tokens == 0:
                 raise ValueError(f"batches must give at least one target, got none at step {done}")
+            optimizer.zero_grad()
             mean_loss = _accumulate(model, micro_batches, loss, tokens)
             grad_norm = norm(model.parameters())
             _update(optimizer, grad_norm.isfinite() & mean_loss.isfinite())
@@ -125,9 +128,11 @@ def _accumulate(
     """Add the gradients of the mean loss over all targets; return that loss."""
     parts: list[Tensor] = []
     for batch in micro_batches:
+        if batch.targets.numel() == 0:
+            continue  # a mean over nothing is not a number
         part = loss(model, batch) * (batch.targets.numel() / tokens)
         part.backward()  # pyright: ignore[reportUnknownMemberType]
-        parts.append(part.detach())
+        parts.append(_widen(part.detach()))
     return torch.stack(parts).sum()
 
 
@@ -140,5 +145,9 @@ def _update(optimizer: Optimizer, finite: Tensor) -> None:
 
 @torch.no_grad()
 def _gradient_norm(params: Iterable[nn.Parameter]) -> Tensor:
-    squares = [p.grad.float().square().sum() for p in params if p.grad is not None]
+    squares = [_widen(p.grad).square().sum() for p in params if p.grad is not None]
     return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

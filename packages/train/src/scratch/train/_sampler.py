@@ -71,7 +71,7 @@ class WindowSampler:
 
     def _offset(self, key: int) -> int:
         spare = self.num_tokens - self.windows_per_epoch * self.context_length
-        return mix(key, -1) % min(self.context_length, spare)
+        return mix(key, -1) % spare
 
 
 def permute(indices: npt.NDArray[np.integer[Any]], size: int, key: int) -> npt.NDArray[np.int64]:
@@ -79,7 +79,13 @@ def permute(indices: npt.NDArray[np.integer[Any]], size: int, key: int) -> npt.N
 
     A Feistel network permutes the numbers of an even number of bits, whatever its round function
     is. What lands at `size` or beyond walks on until it is below, which permutes `0 .. size - 1`.
+
+    Raises:
+        ValueError: if an index is out of range.
     """
+    if len(indices) and not 0 <= indices.min() <= indices.max() < size:
+        wrong = indices.min() if indices.min() < 0 else indices.max()
+        raise ValueError(f"indices must be in 0 .. {size - 1}, got {wrong}")
     half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
     places = _feistel(np.asarray(indices).astype(np.uint64), half_bits, key)
     while (outside := places >= size).any():
