@@ -8,7 +8,7 @@ from pathlib import Path
 
 def write_atomically(path: str | PathLike[str], data: bytes) -> None:
     """Write beside `path`, flush to the disk, then rename over it."""
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # through a symbolic link, to what it points to
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:

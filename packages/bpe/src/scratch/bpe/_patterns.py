@@ -34,19 +34,29 @@ def resolve_pattern(pattern: str) -> str:
     """Return the regular expression that `pattern` names, or `pattern` itself.
 
     Raises:
-        ValueError: if it is neither a name in `PATTERNS` nor a valid regular expression.
+        TypeError: if it is not a string.
+        ValueError: if it is neither a name in `PATTERNS` nor a valid regular expression, or its
+            matches would not follow one another from left to right.
     """
+    if not isinstance(pattern, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"pattern must be a string, got {pattern!r}")
     resolved = PATTERNS.get(pattern, pattern)
     compile_pattern(resolved)
     return resolved
 
 
+_RESETS_ITS_START = regex.compile(r"(?<!\\)(?:\\\\)*\\K")
+
+
 @lru_cache(maxsize=32)
 def compile_pattern(pattern: str) -> regex.Pattern[str]:
     try:
-        return regex.compile(pattern)
+        compiled = regex.compile(pattern)
     except regex.error as error:
         known = ", ".join(PATTERNS)
         raise ValueError(
             f"pattern must be one of {known} or a regular expression, got {pattern!r}: {error}"
         ) from error
+    if compiled.flags & regex.REVERSE or _RESETS_ITS_START.search(pattern):
+        raise ValueError(f"pattern must search forwards, without (?r) or \\K, got {pattern!r}")
+    return compiled

@@ -21,8 +21,9 @@ def check_special_tokens(special_tokens: Sequence[str]) -> tuple[str, ...]:
             "special_tokens must be a sequence of strings, "
             f"got the single string {special_tokens!r}; write [{special_tokens!r}]"
         )
+    tokens = tuple(special_tokens)
     seen: set[str] = set()
-    for token in special_tokens:
+    for token in tokens:
         if not isinstance(token, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"special_tokens must be strings, got {token!r}")
         if not token:
@@ -31,7 +32,7 @@ def check_special_tokens(special_tokens: Sequence[str]) -> tuple[str, ...]:
             raise ValueError(f"special_tokens must be distinct, got {token!r} twice")
         check_surrogates(token, name="special_tokens")
         seen.add(token)
-    return tuple(special_tokens)
+    return tokens
 
 
 def check_surrogates(text: str, *, name: str = "text", offset: int = 0) -> None:
@@ -40,8 +41,11 @@ def check_surrogates(text: str, *, name: str = "text", offset: int = 0) -> None:
     `offset` is the index of `text[0]` in a longer text of which it is a part.
 
     Raises:
+        TypeError: if it is not a string.
         ValueError: naming the index of the first unpaired surrogate.
     """
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{name} must be a string, got {type(text).__name__}: {text!r:.40}")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -4,16 +4,18 @@ Text arrives in chunks that end anywhere: inside a word, a special token, a char
 `safe_blocks` regroups them so that pre-tokenizing block by block equals pre-tokenizing the whole.
 
 Where is a cut safe? Always at either end of a special token: ordinary text ends there. Elsewhere
-it depends on the pattern. In each of the three named patterns
+it depends on the pattern. It must be a place where a match always ends, whatever follows, and where
+what comes before no longer matters; since no pattern looks behind, the second follows from the
+first. In the three named patterns such places are:
 
-* a match never goes on from a non-space into a space, except that CL100K and O200K let
-  punctuation take the line ends after it; so a match always ends between a non-space and a space
-  (one that is not a line end, for those two), whatever follows;
-* nothing looks behind, so the matches from there on do not depend on what came before;
-* the one look-ahead, in `\s+(?!\S)`, is asked at the end of a run of spaces, and the part before
-  the cut ends with a non-space.
+* Before a space, after a non-space. No match goes on from a non-space into a space, except that in
+  CL100K and O200K punctuation takes the line ends after it. So for those two the space must not be
+  a line end, or the non-space must be a letter or a digit.
+* In CL100K and O200K, after a line end, before a non-space: a run of spaces is matched up to its
+  last line end, and nothing goes on from a line end, except that O200K's punctuation takes a `/`.
 
-A cut before such a space is therefore exact. For any other pattern nobody has made that argument,
+The one look-ahead, `\s+(?!\S)`, is asked within a run of spaces, after its last line end; none of
+these places leaves such a run open on its left. For any other pattern nobody has made the argument,
 and only special tokens cut.
 """
 
@@ -29,11 +31,11 @@ from ._pretokenize import compile_special_tokens
 
 StrPath = str | PathLike[str]
 
-# `(?r)` searches backwards: the first match is the last place where a cut is safe.
-_LAST_SAFE_SPACE = {
+# `(?r)` searches backwards: the first match starts at the last safe cut.
+_LAST_SAFE_CUT = {
     GPT2: regex.compile(r"(?r)(?<=\S)\s"),
-    CL100K: regex.compile(r"(?r)(?<=\S)[^\S\r\n]"),
-    O200K: regex.compile(r"(?r)(?<=\S)[^\S\r\n]"),
+    CL100K: regex.compile(r"(?r)(?<=\S)[^\S\r\n]|(?<=[\p{L}\p{N}])\s|(?<=[\r\n])\S"),
+    O200K: regex.compile(r"(?r)(?<=\S)[^\S\r\n]|(?<=[\p{L}\p{N}])\s|(?<=[\r\n])[^\s/]"),
 }
 
 
@@ -83,9 +85,9 @@ def last_safe_cut(text: str, *, pattern: str, special_tokens: tuple[str, ...] = 
             if match.start() >= decided:
                 break
             plain_start = match.end()
-    last_safe_space = _LAST_SAFE_SPACE.get(pattern)
-    if last_safe_space is not None and plain_start < decided:
-        match = last_safe_space.search(text, plain_start, min(decided + 1, len(text)))
+    safe_cut = _LAST_SAFE_CUT.get(pattern)
+    if safe_cut is not None and plain_start < decided:
+        match = safe_cut.search(text, plain_start, min(decided + 1, len(text)))
         if match:
             return match.start()
     return plain_start
@@ -103,8 +105,14 @@ def read_text(
     `start_byte` and `stop_byte` choose a part of the file, by default all of it.
 
     Raises:
-        ValueError: if the file is not UTF-8, naming the file and the offset in bytes.
+        ValueError: if the file is not UTF-8, naming the file and the offset in bytes, or
+            `stop_byte` is before `start_byte`.
     """
+    if stop_byte is not None and not 0 <= start_byte <= stop_byte:
+        raise ValueError(
+            "start_byte and stop_byte must be 0 <= start_byte <= stop_byte, "
+            f"got {start_byte} and {stop_byte}"
+        )
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset_bytes = start_byte
     with Path(path).open("rb") as file:

@@ -15,7 +15,7 @@ from ._pretokenize import (
     split_special_tokens,
 )
 from ._stream import StrPath, safe_blocks
-from ._vocabulary import Vocabulary, read_gpt2_files
+from ._vocabulary import Vocabulary, check_tokens, read_gpt2_files
 
 # Words seen before are looked up. The cache is emptied when full, and long words stay outside.
 _CACHE_WORDS = 2**15
@@ -53,8 +53,9 @@ class Tokenizer:
         *,
         pattern: str = GPT2,
     ) -> None:
-        specials = check_special_tokens(special_tokens or ())
+        specials = check_special_tokens(() if special_tokens is None else special_tokens)
         tokens = dict(vocab)
+        check_tokens(tokens)
         known = set(tokens.values())
         for token in specials:
             if token.encode() not in known:
@@ -97,9 +98,9 @@ class Tokenizer:
         special_tokens: Sequence[str] | None = None,
     ) -> Self:
         """Read `vocab.json` and `merges.txt` in the format of GPT-2, whose pattern is assumed."""
-        specials = check_special_tokens(special_tokens or ())
+        specials = check_special_tokens(() if special_tokens is None else special_tokens)
         vocab, merges = read_gpt2_files(vocab_filepath, merges_filepath, specials)
-        return cls(vocab, merges, special_tokens)
+        return cls(vocab, merges, specials)
 
     def save(self, path: StrPath) -> None:
         """Write one versioned JSON file with all that this tokenizer is."""
@@ -120,11 +121,21 @@ class Tokenizer:
         return MappingProxyType(self._special_ids)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes of one token. Raises `ValueError` if there is no such id."""
+        """Return the bytes of one token; the id may be a whole number of any kind.
+
+        Raises:
+            TypeError: if it is not a whole number.
+            ValueError: if the vocabulary has no such id.
+        """
         try:
-            return self._tokens[token_id]
+            return self._tokens[operator.index(token_id)]
+        except TypeError:
+            raise TypeError(f"ids must be whole numbers, got {token_id!r}") from None
         except KeyError:
-            return self._tokens[self._check_id(token_id)]
+            raise ValueError(
+                f"ids must be in the vocabulary of {len(self._tokens)} tokens "
+                f"(0 to {self.vocab_size - 1}), got {operator.index(token_id)}"
+            ) from None
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`.
@@ -191,16 +202,3 @@ class Tokenizer:
                 self._cache.clear()
             self._cache[word] = tuple(ids)
         return ids
-
-    def _check_id(self, token_id: object) -> int:
-        """Return an id that came as some other kind of whole number, such as a tensor."""
-        try:
-            number = operator.index(token_id)  # pyright: ignore[reportArgumentType]
-        except TypeError:
-            raise TypeError(f"ids must be whole numbers, got {token_id!r}") from None
-        if number not in self._tokens:
-            raise ValueError(
-                f"ids must be in the vocabulary of {len(self._tokens)} tokens "
-                f"(0 to {self.vocab_size - 1}), got {number}"
-            )
-        return number

@@ -38,15 +38,20 @@ def train_bpe(
         workers: processes that count. By default one for small inputs, else one a core.
 
     Raises:
-        ValueError: if a value above is out of range, or a file is not UTF-8.
+        TypeError: if a value is of the wrong type.
+        ValueError: if a value is out of range, no file is named, or one is not UTF-8.
         OSError: if a file cannot be read.
     """
     files = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if not files:
+        raise ValueError("paths must name at least one file, got none")
     specials, pattern = _check(vocab_size, special_tokens, pattern)
     if workers is None:
         total_bytes = sum(Path(path).stat().st_size for path in files)
         workers = 1 if total_bytes < _POOL_PAYS_BYTES else _available_cores()
-    elif isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+    elif isinstance(workers, bool) or not isinstance(workers, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"workers must be a whole number, got {workers!r}")
+    elif workers < 1:
         raise ValueError(f"workers must be a whole number of at least 1, got {workers!r}")
 
     def blocks() -> Iterator[str]:

@@ -38,13 +38,15 @@ class Vocabulary:
     pattern: str = GPT2
 
     def __post_init__(self) -> None:
-        for token_id, token in self.tokens.items():
-            _check_token(token_id, token)
+        check_tokens(self.tokens)
         known = set(self.tokens.values())
         for byte in range(256):
             if bytes([byte]) not in known:
                 raise ValueError(f"tokens must hold all 256 single bytes, got none for {byte:#04x}")
-        for number, (left, right) in enumerate(self.merges):
+        for number, merge in enumerate(self.merges):
+            if not isinstance(merge, tuple) or len(merge) != 2:  # pyright: ignore[reportUnnecessaryIsInstance, reportUnnecessaryComparison]
+                raise TypeError(f"merges must be pairs of tokens, got {merge!r}")
+            left, right = merge
             for token in (left, right, left + right):
                 if token not in known:
                     raise ValueError(
@@ -90,10 +92,13 @@ class Vocabulary:
                 "a newer scratch-bpe may read it"
             )
         try:
+            special_tokens = content["special_tokens"]
+            if not isinstance(special_tokens, list):
+                raise TypeError("special_tokens must be a list")
             return cls(
                 tokens={int(id_): from_printable(t) for id_, t in content["tokens"].items()},
                 merges=tuple(split_merge(line) for line in content["merges"]),
-                special_tokens=tuple(content["special_tokens"]),
+                special_tokens=tuple(cast("list[str]", special_tokens)),
                 pattern=content["pattern"],
             )
         except KeyError as error:
@@ -115,7 +120,8 @@ def read_gpt2_files(
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
     """Read `vocab.json` and `merges.txt` in the format of GPT-2.
 
-    A key of `vocab.json` that is a special token stands for its own UTF-8 bytes.
+    A key of `vocab.json` that is a special token stands for its own UTF-8 bytes, unless it is the
+    one character that spells a byte.
 
     Raises:
         ValueError: naming the file, and the line or the token, that is not as it must be.
@@ -129,14 +135,18 @@ def read_gpt2_files(
         if token_id in tokens:
             raise ValueError(f"{fspath(vocab_path)} must give each id once, got {token_id} twice")
         try:
-            tokens[token_id] = text.encode() if text in special_tokens else from_printable(text)
+            special = text in special_tokens and len(text) > 1
+            tokens[token_id] = text.encode() if special else from_printable(text)
         except ValueError as error:
             raise ValueError(
                 f"{fspath(vocab_path)}: {error}; name it in special_tokens if it is one"
             ) from None
     merges: list[tuple[bytes, bytes]] = []
-    lines = Path(merges_path).read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines, start=1):
+    try:
+        text = Path(merges_path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{fspath(merges_path)} must be UTF-8: {error}") from None
+    for number, line in enumerate(text.split("\n"), start=1):
         line = line.removesuffix("\r")
         if not line or (number == 1 and line.startswith("#version")):
             continue
@@ -147,21 +157,23 @@ def read_gpt2_files(
     return tokens, merges
 
 
-def _check_token(token_id: object, token: object) -> None:
-    if isinstance(token_id, bool) or not isinstance(token_id, int):
-        raise TypeError(f"ids must be whole numbers, got {token_id!r}")
-    if not isinstance(token, bytes):
-        raise TypeError(f"tokens must be bytes, got {token!r} for id {token_id}")
-    if token_id < 0:
-        raise ValueError(f"ids must not be negative, got {token_id}")
-    if not token:
-        raise ValueError(f"tokens must not be empty, got b'' for id {token_id}")
+def check_tokens(tokens: Mapping[Any, Any]) -> None:
+    """Refuse ids that are no whole numbers from 0 on, and tokens that are no bytes, or empty."""
+    for token_id, token in tokens.items():
+        if isinstance(token_id, bool) or not isinstance(token_id, int):
+            raise TypeError(f"ids must be whole numbers, got {token_id!r}")
+        if not isinstance(token, bytes):
+            raise TypeError(f"tokens must be bytes, got {token!r} for id {token_id}")
+        if token_id < 0:
+            raise ValueError(f"ids must not be negative, got {token_id}")
+        if not token:
+            raise ValueError(f"tokens must not be empty, got b'' for id {token_id}")
 
 
 def _read_json_object(path: StrPath) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{fspath(path)} must be a JSON file: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{fspath(path)} must hold a JSON object, got {type(content).__name__}")
