@@ -74,7 +74,8 @@ def _train(
     if totals["step"]:
         say(f"going on after step {totals['step']:,}")
         if totals["step"] % settings.evaluate_every == 0:
-            _evaluate_if_missing(run, model, data, totals)
+            with watch.paused():
+                _evaluate_if_missing(run, model, data, totals)
         if pace.fraction(totals["step"], totals["seconds"]) >= 1:
             return totals
     say(
