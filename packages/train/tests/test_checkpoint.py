@@ -307,7 +307,7 @@ def test_a_checkpoint_of_other_groups_is_refused(path: Path) -> None:
 def test_a_checkpoint_of_another_kind_of_optimizer_is_refused(path: Path) -> None:
     _, other = trained(kind=torch.optim.SGD)
     state = other.state_dict()
-    check_refused(altered(optimizer=state), path, "belongs to another optimizer: group 0 has")
+    check_refused(altered(optimizer=state), path, "belongs to another optimizer: group 0 has no")
 
 
 def test_optimizer_state_of_another_shape_is_refused(path: Path) -> None:

@@ -27,8 +27,9 @@ def scaled_dot_product_attention(
     Raises:
         TypeError: if `mask` is not boolean.
     """
-    scores = einsum(q, k, "... query d_head, ... key d_head -> ... query key")
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / math.sqrt(q.shape[-1])
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = einsum(q.to(wide), k.to(wide), "... query d_head, ... key d_head -> ... query key")
+    scores = scores / math.sqrt(q.shape[-1])
     if mask is None:
         weights = softmax(scores)
     elif mask.dtype != torch.bool:

@@ -54,8 +54,10 @@ class TransformerConfig:
                 "d_model / num_heads must be even for rope, "
                 f"got {self.d_model} / {self.num_heads} = {self.d_head}"
             )
-        if not (self.rope_theta > 0 and math.isfinite(self.rope_theta)):
-            raise ValueError(f"rope_theta must be positive, got {self.rope_theta}")
+        if not 0 < self.rope_theta < math.inf:
+            raise ValueError(f"rope_theta must be a positive number, got {self.rope_theta}")
+        if not isinstance(self.tie_embeddings, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"tie_embeddings must be True or False, got {self.tie_embeddings!r}")
         hints = get_type_hints(type(self))
         for name in ("norm", "feed_forward", "position"):
             choices, value = get_args(hints[name]), getattr(self, name)
@@ -72,8 +74,13 @@ def default_d_ff(d_model: int, feed_forward: Literal["swiglu", "silu"] = "swiglu
     """Return the usual inner width: 8/3 d_model to the nearest multiple of 64, or 4 d_model.
 
     Both give a feed-forward network about `8 d_model^2` weights.
+
+    Raises:
+        ValueError: if `d_model` is below 1, or there is no such feed-forward network.
     """
     check_at_least_one(d_model=d_model)
     if feed_forward == "silu":
         return 4 * d_model
+    if feed_forward != "swiglu":  # pyright: ignore[reportUnnecessaryComparison]
+        raise ValueError(f"feed_forward must be one of swiglu, silu, got {feed_forward!r}")
     return max(64, 64 * round(8 * d_model / 3 / 64))

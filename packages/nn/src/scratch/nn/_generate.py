@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ._checks import as_indices
+from ._checks import as_indices, check_at_least_one
 from ._softmax import softmax
 from ._transformer import TransformerLM
 
@@ -45,9 +45,11 @@ def generate(
             f"prompt must be 1 to {config.context_length} ids (the context of the model) "
             f"in one dimension, got shape {tuple(prompt.shape)}"
         )
+    if not isinstance(max_new_tokens, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"max_new_tokens must be a whole number, got {max_new_tokens!r}")
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must not be negative, got {max_new_tokens}")
-    ids = as_indices(prompt.cpu(), config.vocab_size, name="prompt", rule="the vocabulary")
+    ids = as_indices(prompt.clone().cpu(), config.vocab_size, name="prompt", rule="the vocabulary")
     generator = torch.Generator()
     if seed is None:
         generator.seed()
@@ -83,22 +85,30 @@ def sampling_distribution(
     equal ones); keep the `top_k` likeliest tokens; of those keep the likeliest that together reach
     `top_p` of the mass, as few as possible (Holtzman et al., 2019, arXiv:1904.09751).
 
+    Works in float32 or wider, which is the dtype of the result.
+
     Raises:
+        TypeError: if `top_k` is not a whole number.
         ValueError: if `temperature` is negative, `top_k` below 1 or `top_p` not in (0, 1].
     """
     check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature == 0:
         best = logits.argmax(-1, keepdim=True)
         return torch.zeros_like(logits).scatter(-1, best, 1.0)
-    # Subtracting the greatest first keeps a low temperature from overflowing.
+    # Subtracting the greatest first keeps a low temperature from overflowing; one that the dtype
+    # cannot hold would be 0 or infinite, and divide to what is not a number.
+    limits = torch.finfo(logits.dtype)
+    temperature = min(max(temperature, limits.tiny), limits.max)
     scaled = (logits - logits.amax(-1, keepdim=True)) / temperature
     mass, order = softmax(scaled).sort(dim=-1, descending=True, stable=True)
     if top_k is not None:
         mass[..., top_k:] = 0
         mass = mass / mass.sum(-1, keepdim=True)
     if top_p < 1:
-        mass_before = mass.cumsum(-1) - mass
-        mass = torch.where(mass_before < top_p, mass, 0)
+        kept = mass.cumsum(-1) - mass < top_p
+        kept[..., 0] = True  # also where `top_p` is less than the dtype can hold
+        mass = torch.where(kept, mass, 0)
         mass = mass / mass.sum(-1, keepdim=True)
     return torch.zeros_like(mass).scatter(-1, order, mass)
 
@@ -106,8 +116,8 @@ def sampling_distribution(
 def check_sampling(*, temperature: float, top_k: int | None, top_p: float) -> None:
     if not (temperature >= 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature must be 0 (greedy) or a positive number, got {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    if top_k is not None:
+        check_at_least_one(top_k=top_k)
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
 

@@ -4,6 +4,7 @@ Each pair of neighbouring features is turned by an angle proportional to the tok
 inner product of a query and a key then depends on the distance between them, not on where they are.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -20,10 +21,19 @@ def rotary_tables(
 
     The angles are made in float64 on the CPU, the tables are float32: in float32 an angle of some
     thousand radians would be off in its fourth decimal.
+
+    Raises:
+        ValueError: if `d_head` is odd, `max_seq_len` below 1, or `theta` not a positive number.
     """
-    exponents = torch.arange(0, d_head, 2, dtype=torch.float64) / d_head
-    positions = torch.arange(max_seq_len, dtype=torch.float64)
+    check_at_least_one(d_head=d_head, max_seq_len=max_seq_len)
+    if d_head % 2:
+        raise ValueError(f"d_head must be even, to be rotated in pairs, got {d_head}")
+    if not 0 < theta < math.inf:
+        raise ValueError(f"theta must be a positive number, got {theta}")
+    exponents = torch.arange(0, d_head, 2, dtype=torch.float64, device="cpu") / d_head
+    positions = torch.arange(max_seq_len, dtype=torch.float64, device="cpu")
     angles = positions[:, None] * theta**-exponents
+    device = torch.get_default_device() if device is None else device
     return angles.cos().float().to(device), angles.sin().float().to(device)
 
 
@@ -48,7 +58,7 @@ class RotaryEmbedding(nn.Module):
     The tables are no parameters and never saved. They stay float32 when the model is cast.
 
     Raises:
-        ValueError: if `d_head` is odd, or `max_seq_len` or `theta` is not positive.
+        ValueError: as `rotary_tables`.
     """
 
     cos: Tensor
@@ -56,11 +66,6 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, d_head: int, max_seq_len: int, *, theta: float = 10_000.0) -> None:
         super().__init__()
-        check_at_least_one(d_head=d_head, max_seq_len=max_seq_len)
-        if d_head % 2:
-            raise ValueError(f"d_head must be even, to be rotated in pairs, got {d_head}")
-        if not theta > 0:
-            raise ValueError(f"theta must be positive, got {theta}")
         self.d_head, self.max_seq_len, self.theta = d_head, max_seq_len, theta
         cos, sin = rotary_tables(d_head, max_seq_len, theta=theta)
         self.register_buffer("cos", cos, persistent=False)
@@ -74,9 +79,11 @@ class RotaryEmbedding(nn.Module):
         """Rotate `x` by its `positions`, by default `0 .. seq - 1`.
 
         Raises:
-            ValueError: if a position is not below `max_seq_len` (given ones are checked on the
-                CPU).
+            ValueError: if `x` has not `d_head` features, or a position is not below `max_seq_len`
+                (given ones are checked on the CPU).
         """
+        if x.shape[-1] != self.d_head:
+            raise ValueError(f"x must have d_head={self.d_head} features, got {x.shape[-1]}")
         seq = x.shape[-2]
         rule = f"max_seq_len is {self.max_seq_len}"
         if positions is None:

@@ -22,5 +22,6 @@ def softmax(x: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*shape"
 def log_sum_exp(x: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*reduced"]:
     """Return `log(sum(exp(x)))` along `dim`, which is removed, in float32 or wider."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    maximum = wide.amax(dim, keepdim=True).detach()
+    # Clamped: where all of `x` is -inf, so is the result, and -inf - -inf is not a number.
+    maximum = wide.amax(dim, keepdim=True).detach().clamp(min=torch.finfo(wide.dtype).min)
     return torch.exp(wide - maximum).sum(dim).log() + maximum.squeeze(dim)

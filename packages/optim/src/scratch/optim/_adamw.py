@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ._masked import MaskedOptimizer, Params, check_not_negative
+from ._masked import MaskedOptimizer, Params, check_not_negative, widen
 
 
 def adamw(
@@ -52,6 +52,8 @@ def _one_minus_power(base: float, exponent: Tensor) -> Tensor:
 class AdamW(MaskedOptimizer):
     """`adamw` over parameters or groups of parameters; both moments start at zero.
 
+    Computes and keeps its state in float32 or wider, whatever the dtype of the parameters.
+
     Args:
         params: parameters, or groups as `decay_groups` makes them.
         lr: the learning rate; a schedule sets it anew in every group before each step.
@@ -62,6 +64,8 @@ class AdamW(MaskedOptimizer):
     Raises:
         ValueError: if a value is negative, or one of `betas` is not in [0, 1).
     """
+
+    state_names = frozenset({"first_moment", "second_moment", "step"})
 
     def __init__(
         self,
@@ -81,20 +85,21 @@ class AdamW(MaskedOptimizer):
     def update(
         self, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        p = widen(parameter)
         if state:
             m, v, step = state["first_moment"], state["second_moment"], state["step"] + 1
         else:
-            m = v = torch.zeros_like(parameter)
-            step = torch.ones((), device=parameter.device)
-        value, m, v = adamw(
-            parameter,
-            gradient,
+            m = v = torch.zeros_like(p)
+            step = torch.ones((), device=p.device)
+        p, m, v = adamw(
+            p,
+            widen(gradient),
             m,
             v,
-            step.to(parameter.dtype),
+            step.to(p.dtype),
             lr=group["lr"],
             betas=group["betas"],
             eps=group["eps"],
             weight_decay=group["weight_decay"],
         )
-        return value, {"first_moment": m, "second_moment": v, "step": step}
+        return p, {"first_moment": m, "second_moment": v, "step": step}

@@ -6,16 +6,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ._masked import widen
+
 
 @torch.no_grad()
-def clip_grad_norm(params: Iterable[nn.Parameter], max_norm: float) -> Float[Tensor, ""]:
+def clip_grad_norm(
+    params: Iterable[nn.Parameter] | nn.Parameter, max_norm: float
+) -> Float[Tensor, ""]:
     """Scale all gradients in place by `max_norm / (norm + 1e-6)` if their norm exceeds `max_norm`.
 
     The norm is one L2 norm over all gradients that exist, in float32 or wider. Nothing is read back
     from the device. A norm that is not finite is returned as it is, and scales nothing.
 
     Args:
-        params: any iterable of parameters, a generator too.
+        params: any iterable of parameters, a generator too; or one parameter.
         max_norm: the greatest norm to leave as it is.
 
     Returns:
@@ -26,17 +30,15 @@ def clip_grad_norm(params: Iterable[nn.Parameter], max_norm: float) -> Float[Ten
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be positive, got {max_norm}")
+    params = [params] if isinstance(params, nn.Parameter) else params
     gradients = [p.grad for p in params if p.grad is not None]
     if not gradients:
         return torch.zeros(())
-    squares = [
-        g.to(torch.promote_types(g.dtype, torch.float32)).square().sum().to(gradients[0].device)
-        for g in gradients
-    ]
+    squares = [widen(gradient).square().sum().to(gradients[0].device) for gradient in gradients]
     norm = torch.stack(squares).sum().sqrt()
     too_long = (norm > max_norm) & norm.isfinite()
     scale = torch.where(too_long, max_norm / (norm + 1e-6), 1.0)
     for gradient in gradients:
-        wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        wide = widen(gradient)
         gradient.copy_(wide * scale.to(wide))  # rounded once, to the dtype of the gradient
     return norm

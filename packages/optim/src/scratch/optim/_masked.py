@@ -4,8 +4,8 @@ Whether the gradients are finite is known on the device first. `masked_step` tak
 tensor and keeps the old parameters and state where it is False, so nobody waits for it.
 """
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -15,8 +15,13 @@ from torch import Tensor, nn
 Params = Iterable[nn.Parameter] | Iterable[dict[str, Any]] | Iterable[tuple[str, nn.Parameter]]
 
 
-class MaskedOptimizer(torch.optim.Optimizer):
-    """An optimizer whose `update` says what the next parameter and state are."""
+class MaskedOptimizer(torch.optim.Optimizer, ABC):
+    """An optimizer whose `update` says what the next parameter and state are.
+
+    `state_names` are the names of the state that it keeps for each parameter.
+    """
+
+    state_names: frozenset[str]
 
     @abstractmethod
     def update(
@@ -46,21 +51,37 @@ class MaskedOptimizer(torch.optim.Optimizer):
         self._step(finite)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned.
+        """Restore what `state_dict` returned. The state keeps its own dtype.
 
         Raises:
             ValueError: if it comes from another kind of optimizer, or does not fit the parameters.
         """
-        for saved, own in zip(state_dict["param_groups"], self.param_groups, strict=False):
-            if saved.keys() != own.keys():
-                raise ValueError(
-                    f"state_dict must be of {type(self).__name__}, whose groups have "
-                    f"{', '.join(own)}; got {', '.join(saved)}"
-                )
+        self._check_fit(state_dict)
         super().load_state_dict(state_dict)
-        for parameter, state in cast("dict[Tensor, dict[str, Tensor]]", self.state).items():
+        for parameter, state in _by_parameter(state_dict, self.param_groups):
+            self.state[parameter] = {
+                name: value.to(parameter.device, copy=True) for name, value in state.items()
+            }
+
+    def _check_fit(self, state_dict: dict[str, Any]) -> None:
+        kind = type(self).__name__
+        for group in state_dict["param_groups"]:
+            if missing := self.defaults.keys() - group.keys():
+                raise ValueError(
+                    f"state_dict must be of {kind}, got groups without {', '.join(sorted(missing))}"
+                )
+        for parameter, state in _by_parameter(state_dict, self.param_groups):
+            if state.keys() != self.state_names:
+                raise ValueError(
+                    f"state_dict must be of {kind}, whose state is {sorted(self.state_names)}, "
+                    f"got {sorted(state)}"
+                )
             for name, value in state.items():
-                state[name] = value.to(parameter.device)
+                if value.shape not in (parameter.shape, ()):
+                    raise ValueError(
+                        f"state_dict must fit the parameters, got {name} of shape "
+                        f"{tuple(value.shape)} for a parameter of shape {tuple(parameter.shape)}"
+                    )
 
     @torch.no_grad()
     def _step(self, finite: Tensor | None) -> None:
@@ -84,3 +105,19 @@ def check_not_negative(**values: float) -> None:
     for name, value in values.items():
         if not value >= 0:
             raise ValueError(f"{name} must not be negative, got {value}")
+
+
+def widen(x: Tensor) -> Tensor:
+    """Return `x` in float32 or wider, in which an update is computed."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _by_parameter(
+    state_dict: dict[str, Any], groups: list[dict[str, Any]]
+) -> Iterator[tuple[nn.Parameter, dict[str, Tensor]]]:
+    """Yield each parameter that has some state in `state_dict`, which numbers them in order."""
+    numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    for number, parameter in zip(numbers, parameters, strict=False):
+        if number in state_dict["state"]:
+            yield parameter, state_dict["state"][number]

@@ -35,7 +35,13 @@ class WarmupCosine:
                 raise ValueError(f"{name} must be a finite rate of at least 0, got {rate}")
 
     def __call__(self, step: int | float) -> float:
-        """Return the learning rate at `step`, counted from 1 for the first update."""
+        """Return the learning rate at `step`, counted from 1 for the first update.
+
+        Raises:
+            ValueError: if `step` is negative.
+        """
+        if step < 0:
+            raise ValueError(f"step must not be negative, got {step}")
         if step < self.warmup_steps:
             return step / self.warmup_steps * self.peak
         if step > self.total_steps:

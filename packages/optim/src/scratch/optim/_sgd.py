@@ -5,7 +5,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ._masked import MaskedOptimizer, Params, check_not_negative
+from ._masked import MaskedOptimizer, Params, check_not_negative, widen
 
 
 def sgd(
@@ -15,34 +15,47 @@ def sgd(
     *,
     lr: float,
     momentum: float,
+    weight_decay: float,
 ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
     """Return the parameter and the velocity after one step.
 
-    v = momentum v + g
+    v = momentum v + g + weight_decay p
     p = p - lr v
     """
-    v = momentum * v + g
+    v = momentum * v + g + weight_decay * p
     return p - lr * v, v
 
 
 class SGD(MaskedOptimizer):
     """`sgd` over parameters or groups of parameters; the velocity starts at zero.
 
+    Computes and keeps its state in float32 or wider, whatever the dtype of the parameters.
+
     Raises:
-        ValueError: if `lr` is negative or `momentum` is not in [0, 1).
+        ValueError: if `lr` or `weight_decay` is negative, or `momentum` is not in [0, 1).
     """
 
-    def __init__(self, params: Params, lr: float, *, momentum: float = 0.0) -> None:
-        check_not_negative(lr=lr)
+    state_names = frozenset({"velocity"})
+
+    def __init__(
+        self, params: Params, lr: float, *, momentum: float = 0.0, weight_decay: float = 0.0
+    ) -> None:
+        check_not_negative(lr=lr, weight_decay=weight_decay)
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     def update(
         self, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        velocity = state["velocity"] if state else gradient.new_zeros(gradient.shape)
-        value, velocity = sgd(
-            parameter, gradient, velocity, lr=group["lr"], momentum=group["momentum"]
+        p, g = widen(parameter), widen(gradient)
+        velocity = state["velocity"] if state else g.new_zeros(g.shape)
+        p, velocity = sgd(
+            p,
+            g,
+            velocity,
+            lr=group["lr"],
+            momentum=group["momentum"],
+            weight_decay=group["weight_decay"],
         )
-        return value, {"velocity": velocity}
+        return p, {"velocity": velocity}

@@ -188,10 +188,10 @@ def _check_optimizer(
         )
     pairs = zip(saved["param_groups"], wanted["param_groups"], strict=False)
     for number, (group, own) in enumerate(pairs):
-        if group.keys() != own.keys():
+        if missing := own.keys() - group.keys():
             raise CheckpointError(
-                f"{name} belongs to another optimizer: group {number} has "
-                f"{', '.join(group)}; this one has {', '.join(own)}"
+                f"{name} belongs to another optimizer: group {number} has no "
+                f"{', '.join(sorted(missing))}"
             )
     shapes = {tuple(value.shape) for value in model.values() if isinstance(value, Tensor)}
     for values in saved["state"].values():
