@@ -31,7 +31,8 @@ from .score import score
 from .stdlib_corpus import stdlib_sources
 from .train import train
 
-_PROMPTS = ("import ", "def ", "class ")
+# No space at their ends: a space belongs to the token of the word after it.
+_PROMPTS = ("import", "class", "    def __init__(self")
 _SAMPLE_TOKENS = 96
 
 
@@ -116,7 +117,7 @@ def _samples(run: RunDirectory, settings: QuickstartSettings) -> list[str]:
                 tokenizer,
                 prompt,
                 max_new_tokens=_SAMPLE_TOKENS,
-                temperature=0.8,
+                temperature=0.7,
                 top_k=None,
                 top_p=0.95,
                 seed=settings.seed + number,
@@ -132,9 +133,9 @@ def _show(summary: dict[str, Any], out: Path) -> None:
     from rich.table import Table
 
     bits = summary["bits_per_byte"]
-    table = Table(title="Bits per byte on the held-out files (less is better)")
+    table = Table(title="The held-out files, compressed")
     table.add_column("")
-    table.add_column("bits per byte", justify="right")
+    table.add_column("bits per byte (less is better)", justify="right")
     table.add_row(f"this model, after {summary['train_seconds']:.0f} s", f"{bits['model']:.3f}")
     table.add_row("xz -9", f"{bits['xz']:.3f}")
     table.add_row("gzip -9", f"{bits['gzip']:.3f}")

@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -83,14 +84,16 @@ class RunDirectory:
         Raises:
             ValueError: if there is another run, or one that is not to be resumed.
         """
+        if not settings.resume and (self._config.exists() or self.checkpoint_steps()):
+            raise ValueError(
+                f"{self.path} holds a run already; add --resume to go on with it, "
+                "or choose another --out"
+            )
         if self._config.exists():
-            if not settings.resume:
-                raise ValueError(
-                    f"{self.path} holds a run already; add --resume to go on with it, "
-                    "or choose another --out"
-                )
             self._check_same(settings, data)
         self._checkpoints.mkdir(exist_ok=True)
+        for unfinished in self._checkpoints.glob(".step-*.tmp"):  # of a process that was killed
+            shutil.rmtree(unfinished)
         data.tokenizer.save(self.path / "tokenizer.json")
         self._write("data.json", json.dumps(data.manifest, indent=2))
         environment = {**describe_environment(device), "seed": settings.seed}
@@ -163,8 +166,13 @@ class RunDirectory:
         """
         model = build_model(self.settings().model, vocab_size=self.tokenizer().vocab_size)
         if self._weights.is_file():
-            weights: dict[str, Tensor] = load(self._weights.read_bytes())
-            model.load_state_dict(weights)
+            try:
+                weights: dict[str, Tensor] = load(self._weights.read_bytes())
+                model.load_state_dict(weights)
+            except (SafetensorError, RuntimeError) as error:
+                raise ValueError(
+                    f"{self._weights} must hold the weights of this run: {error}"
+                ) from error
         elif steps := self.checkpoint_steps():
             load_checkpoint(self._checkpoint_file(steps[-1]), model)
         else:
