@@ -214,8 +214,9 @@ def test_a_negative_step_is_refused() -> None:
 
 @pytest.mark.parametrize("num_tokens", [9, 23, 1007])
 def test_every_token_is_met_in_some_epoch(num_tokens: int) -> None:
-    sampled = sampler(num_tokens=num_tokens, context_length=8, batch_size=1000)
-    starts = np.unique(np.concatenate([sampled.starts(step) for step in range(100)]))
+    sizes = {"num_tokens": num_tokens, "context_length": 8}
+    windows = sampler(**sizes, batch_size=1).windows_per_epoch
+    starts = sampler(**sizes, batch_size=100 * windows).starts(0)  # a hundred epochs
     met = {int(start) + place for start in starts for place in range(9)}
     assert met == set(range(num_tokens))
 
