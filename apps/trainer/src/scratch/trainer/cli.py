@@ -40,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\ntrainer: interrupted{hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stdout = None  # nobody reads on, as under `| head`: nothing to tell, nobody to tell it
-        return 0
+        sys.stdout = None  # nobody reads on, as under `| head`: there is nobody to tell
+        return 1
     except (ValueError, OSError, ArithmeticError) as error:
         print(f"trainer: {error}", file=sys.stderr)
         return 1
@@ -87,8 +87,9 @@ def _train_defaults(arguments: list[str]) -> Any:
     path: Path | None = finder.parse_known_args(arguments)[0].config
     if path is None:
         return None
-    values = load_toml(path, TrainSettings, placeholders={"data": Path(), "out": Path()})
-    missing = {name: tyro.MISSING for name in ("data", "out") if getattr(values, name) == Path()}
+    nowhere = Path("\0")  # no file can have this name
+    values = load_toml(path, TrainSettings, placeholders={"data": nowhere, "out": nowhere})
+    missing = {name: tyro.MISSING for name in ("data", "out") if getattr(values, name) == nowhere}
     return values.model_copy(update={**missing, "config": path})
 
 

@@ -15,8 +15,8 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 AtLeastOne = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 UpToOne = Annotated[float, Field(gt=0, le=1)]
 
@@ -230,6 +230,7 @@ def _unknown_keys(
         field = kind.model_fields.get(key)
         if field is None:
             yield prefix + key, [prefix + name for name in kind.model_fields]
-        elif isinstance(value, dict) and isinstance(field.annotation, type):
-            inner = cast("type[Settings]", field.annotation)
-            yield from _unknown_keys(cast("dict[str, Any]", value), inner, f"{prefix}{key}.")
+        elif isinstance(value, dict):
+            inner = field.annotation
+            if isinstance(inner, type) and issubclass(inner, Settings):
+                yield from _unknown_keys(cast("dict[str, Any]", value), inner, f"{prefix}{key}.")

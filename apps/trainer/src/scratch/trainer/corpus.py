@@ -13,9 +13,11 @@ from scratch.bpe import read_text
 
 END_OF_TEXT = "<|endoftext|>"
 
+# A cut moves back to a line end by no more than this, and than the text that is held out.
+_LINE_SEARCH_BYTES = 2**16
+
 # Below this, holding out whole documents would be too coarse: the end of the text is held out.
 _FEW_DOCUMENTS = 20
-_LINE_SEARCH_BYTES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,8 @@ def _share(number: int) -> float:
 
 
 def _line_end_before(document: Document, cut: int) -> int:
-    """Return the greatest index up to `cut` after a line end, or at least before a character."""
-    start = max(document.start, cut - _LINE_SEARCH_BYTES)
+    """Return an index a little before `cut` after a line end, or at least before a character."""
+    start = max(document.start, cut - min(_LINE_SEARCH_BYTES, document.stop - cut))
     with document.path.open("rb") as file:
         file.seek(start)
         before = file.read(cut - start + 1)

@@ -23,7 +23,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (AssertionError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"device must be one that torch can use, got {name!r}: {reason}") from None

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from scratch.train import atomic_write
 
@@ -28,9 +28,12 @@ class Journal:
         records: list[dict[str, Any]] = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                records.append(json.loads(line))
+                record: Any = json.loads(line)
             except ValueError as error:
                 raise ValueError(f"{self._path}, line {number} must be JSON: {error}") from None
+            if not isinstance(record, dict) or not isinstance(record.get("step"), int):  # pyright: ignore[reportUnknownMemberType]
+                raise ValueError(f"{self._path}, line {number} must have a step, got {record!r}")
+            records.append(cast("dict[str, Any]", record))
         return records  # what follows the last line end is empty, or torn
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
@@ -58,7 +61,7 @@ class Journal:
             return {"step": 0, "tokens": 0, "seconds": 0.0}
         if not updates or updates[-1]["step"] != step:
             raise ValueError(f"{self._path} must hold the line of step {step}, got none")
-        return updates[-1]
+        return {key: updates[-1][key] for key in ("step", "tokens", "seconds")}
 
 
 def _finite(record: dict[str, Any]) -> dict[str, Any]:

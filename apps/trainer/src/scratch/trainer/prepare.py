@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from scratch.bpe import Tokenizer, train_bpe, train_bpe_from_iterator
 from scratch.train import Tokens, atomic_write, open_tokens, write_tokens
@@ -89,6 +89,9 @@ def prepare(settings: PrepareSettings) -> PreparedData:
         return PreparedData.open(out)
 
     out.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "train.npy", "validation.npy", "manifest.json"):
+        for unfinished in out.glob(f".{name}.*.tmp"):  # of a process that was killed
+            unfinished.unlink()
     tokenizer = _tokenizer(settings, train)
     tokenizer.save(out / "tokenizer.json")
     splits: dict[str, dict[str, Any]] = {}
@@ -171,9 +174,14 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} must be a JSON file: {error}") from None
-    if manifest.get("format") != _FORMAT or manifest.get("version") != _VERSION:
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("format") != _FORMAT  # pyright: ignore[reportUnknownMemberType]
+        or manifest.get("version") != _VERSION  # pyright: ignore[reportUnknownMemberType]
+        or not manifest.keys() >= {"tokenizer_sha256", "splits", "origin"}
+    ):
         raise ValueError(f"{path} must be the manifest of prepared data, version {_VERSION}")
-    return manifest
+    return cast("dict[str, Any]", manifest)
 
 
 def _splits(manifest: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

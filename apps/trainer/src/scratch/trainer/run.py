@@ -135,9 +135,9 @@ class RunDirectory:
     def checkpoint_steps(self) -> list[int]:
         """Return the steps of the complete checkpoints, in order."""
         return sorted(
-            int(folder.name.removeprefix("step-"))
-            for folder in self._checkpoints.glob("step-*")
-            if (folder / "checkpoint.pt").is_file()
+            int(file.parent.name.removeprefix("step-"))
+            for file in self._checkpoints.glob("step-*/checkpoint.pt")
+            if file.parent.name.removeprefix("step-").isdecimal()
         )
 
     def restore(self, model: Stateful, optimizer: Stateful) -> dict[str, Any]:

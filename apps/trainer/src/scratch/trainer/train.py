@@ -33,7 +33,7 @@ def train(settings: TrainSettings) -> RunDirectory:
 
     Raises:
         ValueError: if settings, data and run directory do not fit together.
-        NonFiniteError: if a loss or a gradient is not finite. Checkpoints before it are good.
+        NonFiniteError: if a loss or a gradient is not finite.
         OSError: if something cannot be written; the newest checkpoint stays.
     """
     if (settings.steps is None) == (settings.train_seconds is None):
@@ -200,9 +200,11 @@ def _write_down(run: RunDirectory, pending: list[tuple[Step, dict[str, Any]]]) -
         try:
             step.check_finite()
         except NonFiniteError as error:
-            good = run.checkpoint_steps()
-            hint = f"checkpoint {good[-1]} is good" if good else "there is no checkpoint yet"
-            raise NonFiniteError(f"{error}; {hint}") from None
+            steps = run.checkpoint_steps()
+            newest = (
+                f"the newest checkpoint is of step {steps[-1]}" if steps else "no checkpoint yet"
+            )
+            raise NonFiniteError(f"{error}; {newest}") from None
 
 
 def _evaluate_if_missing(
