@@ -1,0 +1,106 @@
+"""The journal: every line counts, and a torn one does not."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scratch.trainer.journal import Journal
+
+UPDATES = [
+    {"step": step, "tokens": 64 * step, "seconds": step / 4, "loss": 5.0 - step}
+    for step in range(1, 6)
+]
+HELD_OUT = {"step": 3, "tokens": 192, "seconds": 0.75, "val_loss": 2.5}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "metrics.jsonl"
+
+
+@pytest.fixture
+def journal(path: Path) -> Journal:
+    """Return a journal of five updates, with an evaluation after the third."""
+    journal = Journal(path)
+    journal.append([*UPDATES[:3], HELD_OUT, *UPDATES[3:]])
+    return journal
+
+
+def test_a_journal_without_file_is_empty(path: Path) -> None:
+    assert Journal(path).read() == []
+
+
+def test_lines_come_back_in_order(journal: Journal) -> None:
+    journal.append([{"step": 6, "loss": 1e-300}])
+    journal.append([])
+    assert journal.read() == [*UPDATES[:3], HELD_OUT, *UPDATES[3:], {"step": 6, "loss": 1e-300}]
+
+
+def test_each_line_is_one_json_object(journal: Journal, path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert [json.loads(line) for line in lines] == journal.read()
+    assert path.read_text().endswith("}\n")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_json_lacks_becomes_null(path: Path, value: float) -> None:
+    Journal(path).append([{"step": 1, "loss": value}])
+    assert path.read_text() == '{"step": 1, "loss": null}\n'
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"step": 6, "loss": 1.0}', "é".encode()[:1]])
+def test_a_torn_last_line_does_not_count(journal: Journal, path: Path, torn: bytes) -> None:
+    whole = journal.read()
+    with path.open("ab") as file:
+        file.write(torn)
+    assert journal.read() == whole
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"step": 2,', b"\xff\xfe"])
+def test_another_damaged_line_is_named(journal: Journal, path: Path, damage: bytes) -> None:
+    lines = path.read_bytes().split(b"\n")
+    lines[1] = damage
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 must be JSON"):
+        journal.read()
+
+
+@pytest.mark.parametrize("damage", [b"{}", b"3", b"null", b'{"step": "two"}'])
+def test_a_line_that_is_no_record_is_named(journal: Journal, path: Path, damage: bytes) -> None:
+    lines = path.read_bytes().split(b"\n")
+    lines[1] = damage
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2"):
+        journal.go_back_to(4)
+
+
+@pytest.mark.parametrize(
+    ("step", "kept"), [(2, UPDATES[:2]), (3, [*UPDATES[:3], HELD_OUT]), (0, [])]
+)
+def test_going_back_drops_the_lines_past_a_step(
+    journal: Journal, step: int, kept: list[dict[str, Any]]
+) -> None:
+    totals = journal.go_back_to(step)
+    assert journal.read() == kept
+    assert (totals["step"], totals["tokens"], totals["seconds"]) == (step, 64 * step, step / 4)
+
+
+def test_going_back_mends_a_torn_line(journal: Journal, path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b'{"step": 6, "lo')
+    journal.go_back_to(5)
+    journal.append([{"step": 6, "loss": 1.0}])
+    assert journal.read()[-1] == {"step": 6, "loss": 1.0}
+
+
+def test_a_journal_that_lacks_the_step_is_refused(journal: Journal) -> None:
+    with pytest.raises(ValueError, match=r"metrics\.jsonl must hold the line of step 9, got none"):
+        journal.go_back_to(9)
+
+
+def test_going_back_to_the_start_needs_no_journal(path: Path) -> None:
+    assert Journal(path).go_back_to(0) == {"step": 0, "tokens": 0, "seconds": 0.0}
+    assert path.read_bytes() == b""

@@ -1,0 +1,335 @@
+"""The run directory: one owner, one run, checkpoints that are whole or absent."""
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from scratch.nn import TransformerConfig, TransformerLM
+from scratch.optim import SGD
+from scratch.train import CheckpointError
+from scratch.trainer import run as module
+from scratch.trainer.config import ModelSettings, OptimizerSettings, TrainSettings
+from scratch.trainer.prepare import PreparedData
+from scratch.trainer.run import RunDirectory, build_model, with_d_ff
+
+MakeSettings = Callable[..., TrainSettings]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(7)
+    return nn.Linear(2, 3)
+
+
+@pytest.fixture
+def optimizer(model: nn.Module) -> SGD:
+    return SGD(model.parameters(), 0.1)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """Return a directory in which four updates are written down."""
+    run = RunDirectory(tmp_path / "run")
+    (run.path / "checkpoints").mkdir(parents=True)
+    run.journal.append(
+        {"step": n, "tokens": 9 * n, "seconds": 1.0 * n, "loss": 1 / n} for n in range(1, 5)
+    )
+    return run
+
+
+def begin(run: Path, settings: TrainSettings) -> None:
+    data = PreparedData.open(settings.data)
+    settings = settings.model_copy(update={"model": with_d_ff(settings.model)})
+    RunDirectory(run).begin(settings, data, CPU)
+
+
+def test_a_run_says_all_about_itself(unbroken: Path, data: Path) -> None:
+    assert {path.name for path in unbroken.iterdir()} == {
+        ".lock",
+        "checkpoints",
+        "config.toml",
+        "data.json",
+        "environment.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "tokenizer.json",
+    }
+    environment = json.loads((unbroken / "environment.json").read_text())
+    assert environment["seed"] == 0
+    assert environment["device"] == "cpu"
+    for copy, original in (("data.json", "manifest.json"), ("tokenizer.json", "tokenizer.json")):
+        assert (unbroken / copy).read_bytes() == (data / original).read_bytes()
+
+
+def test_the_saved_settings_are_resolved(unbroken: Path, make_settings: MakeSettings) -> None:
+    settings = make_settings(unbroken)
+    saved = RunDirectory(unbroken).settings()
+    assert saved.model.d_ff == 64
+    assert saved == settings.model_copy(update={"model": with_d_ff(settings.model)})
+    text = (unbroken / "config.toml").read_text()
+    assert "resume" not in text
+    assert "config" not in text
+
+
+def test_checkpoints_are_folders_named_by_their_step(unbroken: Path) -> None:
+    folders = sorted(path.name for path in (unbroken / "checkpoints").iterdir())
+    assert folders == ["step-00000004", "step-00000008", "step-00000012"]
+
+
+def state_dict_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes that the file format promises."""
+    d, d_ff, vocab = config.d_model, config.d_ff, config.vocab_size
+    shapes: dict[str, tuple[int, ...]] = {"token_embeddings.weight": (vocab, d)}
+    for i in range(config.num_layers):
+        for name in ("q", "k", "v", "output"):
+            shapes[f"layers.{i}.attn.{name}_proj.weight"] = (d, d)
+        shapes[f"layers.{i}.ln1.weight"] = shapes[f"layers.{i}.ln2.weight"] = (d,)
+        shapes[f"layers.{i}.ffn.w1.weight"] = shapes[f"layers.{i}.ffn.w3.weight"] = (d_ff, d)
+        shapes[f"layers.{i}.ffn.w2.weight"] = (d, d_ff)
+    shapes["ln_final.weight"] = (d,)
+    if not config.tie_embeddings:
+        shapes["lm_head.weight"] = (vocab, d)
+    return shapes
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_weights_have_the_promised_names_and_shapes(run: RunDirectory, tied: bool) -> None:
+    settings = ModelSettings(d_model=16, num_heads=2, num_layers=2, tie_embeddings=tied)
+    model = build_model(settings, vocab_size=50)
+    run.save_weights(model)
+    weights = load_file(run.path / "model.safetensors")
+    assert {name: tuple(w.shape) for name, w in weights.items()} == state_dict_shapes(model.config)
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_weights_are_those_of_the_last_checkpoint(unbroken: Path) -> None:
+    run = RunDirectory(unbroken)
+    final = run.load_model(CPU).state_dict()
+    path = unbroken / "checkpoints" / "step-00000012" / "checkpoint.pt"
+    saved = torch.load(path, weights_only=True)["model"]
+    assert final.keys() == saved.keys()
+    assert all(torch.equal(final[name], saved[name]) for name in saved)
+
+
+def test_without_final_weights_the_newest_checkpoint_counts(stopped: Path) -> None:
+    path = stopped / "checkpoints" / "step-00000008" / "checkpoint.pt"
+    saved = torch.load(path, weights_only=True)["model"]
+    model = RunDirectory(stopped).load_model(CPU).state_dict()
+    assert all(torch.equal(model[name], saved[name]) for name in saved)
+
+
+def test_a_model_has_the_usual_inner_width_unless_told() -> None:
+    assert with_d_ff(ModelSettings(d_model=512, num_heads=8)).d_ff == 1344
+    assert with_d_ff(ModelSettings(d_model=512, num_heads=8, feed_forward="silu")).d_ff == 2048
+    assert with_d_ff(ModelSettings(d_ff=5)).d_ff == 5
+    model = build_model(ModelSettings(num_layers=1), vocab_size=9)
+    assert isinstance(model, TransformerLM)
+    assert model.config.d_ff == 512
+
+
+def test_a_second_trainer_is_kept_out(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with run.locked(), pytest.raises(ValueError, match="run is in use by another trainer"):
+        RunDirectory(tmp_path / "run").locked().__enter__()
+    with run.locked():
+        pass  # free again
+
+
+def test_the_lock_opens_when_something_goes_wrong(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with pytest.raises(KeyError), run.locked():
+        raise KeyError
+    with run.locked():
+        pass
+
+
+def test_a_run_is_only_taken_up_again_if_told_to(
+    finished: Path, make_settings: MakeSettings
+) -> None:
+    with pytest.raises(ValueError, match="run holds a run already; add --resume to go on with it"):
+        begin(finished, make_settings(finished))
+    begin(finished, make_settings(finished, resume=True))
+
+
+def test_other_settings_are_refused_and_all_named(
+    finished: Path, make_settings: MakeSettings
+) -> None:
+    settings = make_settings(
+        finished,
+        resume=True,
+        seed=3,
+        steps=None,
+        train_seconds=5.0,
+        micro_batch_size=2,
+        model=ModelSettings(context_length=16, d_model=32, num_layers=1, num_heads=2),
+        optimizer=OptimizerSettings(lr=0.02),
+    )
+    before = (finished / "config.toml").read_bytes()
+    with pytest.raises(ValueError, match="holds another run, which cannot be resumed with") as info:
+        begin(finished, settings)
+    differences = str(info.value).split("settings: ")[1].split("; ")
+    assert set(differences) == {
+        "seed was 0, is 3",
+        "steps was 12, is None",
+        "train_seconds was None, is 5.0",
+        "micro_batch_size was None, is 2",
+        "model.d_model was 16, is 32",
+        "optimizer.lr was 0.01, is 0.02",
+    }
+    assert (finished / "config.toml").read_bytes() == before
+
+
+def test_settings_that_change_nothing_that_is_computed_may_change(
+    finished: Path, make_settings: MakeSettings, data: Path, tmp_path: Path
+) -> None:
+    settings = make_settings(
+        finished,
+        resume=True,
+        data=shutil.copytree(data, tmp_path / "moved"),
+        device="cpu",
+        checkpoint_every=3,
+        keep_checkpoints=1,
+        evaluate_every=5,
+        log_every=7,
+        config=tmp_path / "other.toml",
+    )
+    begin(finished, settings)
+    saved = RunDirectory(finished).settings()
+    assert (saved.data, saved.checkpoint_every) == (tmp_path / "moved", 3)
+
+
+def test_other_data_is_refused(
+    finished: Path, make_settings: MakeSettings, data: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(data, tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["origin"]["files"][0]["sha256"] = "0" * 64
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="settings: the data is not the same"):
+        begin(finished, make_settings(finished, resume=True, data=other))
+
+
+def test_checkpoints_without_settings_are_not_taken_for_a_new_run(
+    finished: Path, make_settings: MakeSettings
+) -> None:
+    (finished / "config.toml").unlink()
+    with pytest.raises(ValueError, match="run holds a run already"):
+        begin(finished, make_settings(finished))
+
+
+def test_what_a_killed_process_left_behind_is_cleared_away(
+    finished: Path, make_settings: MakeSettings
+) -> None:
+    (finished / "checkpoints" / ".step-00000006.tmp").mkdir()
+    begin(finished, make_settings(finished, resume=True))
+    assert not list((finished / "checkpoints").glob(".*"))
+
+
+def test_what_is_no_run_is_refused_with_advice(tmp_path: Path) -> None:
+    message = r"got no config\.toml in it; make one with: trainer train --data"
+    with pytest.raises(ValueError, match=message):
+        RunDirectory(tmp_path).settings()
+
+
+def test_a_checkpoint_brings_back_weights_and_totals(
+    run: RunDirectory, model: nn.Module, optimizer: SGD
+) -> None:
+    saved = {name: value.clone() for name, value in model.state_dict().items()}
+    run.save_checkpoint(model, optimizer, 3, keep=2)
+    nn.init.zeros_(model.get_parameter("weight"))
+    totals = run.restore(model, optimizer)
+    assert (totals["step"], totals["tokens"], totals["seconds"]) == (3, 27, 3.0)
+    assert [record["step"] for record in run.journal.read()] == [1, 2, 3]
+    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+
+
+def test_without_checkpoint_a_run_begins_at_step_0(
+    run: RunDirectory, model: nn.Module, optimizer: SGD
+) -> None:
+    assert run.restore(model, optimizer)["step"] == 0
+    assert run.journal.read() == []
+
+
+@pytest.mark.parametrize("keep", [1, 2, 9])
+def test_only_the_newest_checkpoints_are_kept(
+    run: RunDirectory, model: nn.Module, optimizer: SGD, keep: int
+) -> None:
+    for step in (1, 2, 3, 4):
+        run.save_checkpoint(model, optimizer, step, keep=keep)
+    assert run.checkpoint_steps() == [1, 2, 3, 4][-keep:]
+    assert len(list((run.path / "checkpoints").iterdir())) == min(keep, 4)
+
+
+def test_half_a_checkpoint_does_not_count(
+    run: RunDirectory, model: nn.Module, optimizer: SGD
+) -> None:
+    run.save_checkpoint(model, optimizer, 2, keep=2)
+    checkpoints = run.path / "checkpoints"
+    shutil.copytree(checkpoints / "step-00000002", checkpoints / ".step-00000003.tmp")
+    (checkpoints / "step-00000004").mkdir()
+    assert run.checkpoint_steps() == [2]
+    run.save_checkpoint(model, optimizer, 3, keep=2)
+    run.save_checkpoint(model, optimizer, 4, keep=3)
+    assert run.checkpoint_steps() == [2, 3, 4]
+    assert not list(checkpoints.glob(".*"))
+
+
+@pytest.mark.parametrize("written", [b"", b"the first half"])
+def test_a_checkpoint_that_cannot_be_saved_leaves_the_old_one(
+    run: RunDirectory,
+    model: nn.Module,
+    optimizer: SGD,
+    written: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run.save_checkpoint(model, optimizer, 2, keep=1)
+    before = (run.path / "checkpoints" / "step-00000002" / "checkpoint.pt").read_bytes()
+
+    def save_on_a_full_disk(model: object, optimizer: object, step: int, path: Path) -> None:
+        path.write_bytes(written)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save_checkpoint", save_on_a_full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            run.save_checkpoint(model, optimizer, 4, keep=1)
+    (path,) = (run.path / "checkpoints").glob("*/*")
+    assert path.parent.name == "step-00000002"
+    assert path.read_bytes() == before
+    run.save_checkpoint(model, optimizer, 4, keep=1)
+    assert run.checkpoint_steps() == [4]
+
+
+def test_a_damaged_checkpoint_is_named(stopped: Path) -> None:
+    path = stopped / "checkpoints" / "step-00000008" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"step-00000008/checkpoint\.pt must be a complete"):
+        RunDirectory(stopped).load_model(CPU)
+
+
+def test_damaged_weights_are_named(finished: Path) -> None:
+    path = finished / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        RunDirectory(finished).load_model(CPU)
+
+
+def test_weights_of_another_model_are_refused(finished: Path) -> None:
+    config = finished / "config.toml"
+    config.write_text(config.read_text().replace("d_model = 16", "d_model = 32"))
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        RunDirectory(finished).load_model(CPU)
+
+
+def test_a_folder_of_the_users_own_is_not_taken_for_a_checkpoint(finished: Path) -> None:
+    checkpoints = finished / "checkpoints"
+    shutil.copytree(checkpoints / "step-00000004", checkpoints / "step-best")
+    assert RunDirectory(finished).checkpoint_steps() == [4, 8, 12]

@@ -1,0 +1,213 @@
+"""Scores: every token once, as a loop over single tokens finds them."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scratch.nn import TransformerLM
+from scratch.trainer import score as module
+from scratch.trainer.config import EvaluateSettings, ModelSettings, PrepareSettings
+from scratch.trainer.corpus import find_documents
+from scratch.trainer.prepare import PreparedData, prepare
+from scratch.trainer.run import RunDirectory, build_model
+from scratch.trainer.score import (
+    encode_documents,
+    evaluate_documents,
+    evaluate_tokens,
+    score,
+    split_documents,
+)
+
+VOCAB, CONTEXT = 40, 8
+
+
+@pytest.fixture(scope="module")
+def model() -> TransformerLM:
+    torch.manual_seed(3)
+    settings = ModelSettings(context_length=CONTEXT, d_model=16, num_layers=2, num_heads=2)
+    return build_model(settings, vocab_size=VOCAB).double()
+
+
+def sequences(*lengths: int) -> list[np.ndarray]:
+    chance = np.random.default_rng(5)
+    return [chance.integers(0, VOCAB, length).astype(np.uint16) for length in lengths]
+
+
+@torch.no_grad()
+def nats_of_token(model: TransformerLM, tokens: np.ndarray, index: int, start: int) -> float:
+    """Return the surprise at one token after the ones from `start` on."""
+    context = torch.tensor(tokens[start:index].astype(np.int64))
+    probabilities = torch.softmax(model(context)[-1], dim=-1)
+    return -math.log(probabilities[int(tokens[index])])
+
+
+def test_documents_within_the_context_are_scored_token_by_token(model: TransformerLM) -> None:
+    documents = sequences(2, 5, CONTEXT, CONTEXT + 1)
+    expected = [
+        nats_of_token(model, document, index, start=0)
+        for document in documents
+        for index in range(1, len(document))
+    ]
+    found = evaluate_documents(model, documents, batch_size=3)
+    assert found.tokens == len(expected)
+    assert found.nats == pytest.approx(sum(expected), rel=1e-12)
+
+
+def test_longer_documents_slide_by_half_a_context(model: TransformerLM) -> None:
+    (document,) = sequences(31)
+    starts = [0] * CONTEXT
+    while len(starts) < len(document) - 1:
+        starts += [len(starts) + CONTEXT // 2 - CONTEXT] * (CONTEXT // 2)
+    starts = starts[: len(document) - 1]
+    last = (len(document) - 1 - CONTEXT) % (CONTEXT // 2)
+    starts[-last:] = [len(document) - 1 - CONTEXT] * last  # the last window ends with the text
+    expected = [
+        nats_of_token(model, document, index, start) for index, start in enumerate(starts, start=1)
+    ]
+    found = evaluate_documents(model, [document], batch_size=2)
+    assert found.tokens == len(expected) == 30
+    assert found.nats == pytest.approx(sum(expected), rel=1e-12)
+
+
+def test_a_stream_is_scored_in_windows_side_by_side(model: TransformerLM) -> None:
+    (stream,) = sequences(3 * CONTEXT + 1)
+    expected = [
+        nats_of_token(model, stream, index, start=(index - 1) // CONTEXT * CONTEXT)
+        for index in range(1, len(stream))
+    ]
+    found = evaluate_tokens(model, stream)
+    assert found.tokens == len(expected)
+    assert found.nats == pytest.approx(sum(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [2, 7, 64])
+def test_the_batch_size_does_not_matter(model: TransformerLM, batch_size: int) -> None:
+    documents = sequences(2, 3, 50, 9, 8, 31, 3)
+    one_by_one = evaluate_documents(model, documents, batch_size=1)
+    together = evaluate_documents(model, documents, batch_size=batch_size)
+    assert together.tokens == one_by_one.tokens == sum(map(len, documents)) - len(documents)
+    assert together.nats == pytest.approx(one_by_one.nats, rel=1e-12)
+
+
+def test_a_stream_is_parted_before_each_separator() -> None:
+    tokens = np.array([9, 1, 2, 9, 9, 3], np.uint16)
+    parts = [part.tolist() for part in split_documents(tokens, end_of_text=9)]
+    assert parts == [[9, 1, 2], [9], [9, 3]]
+
+
+def test_files_and_prepared_tokens_make_the_same_documents(data: Path, corpus: Path) -> None:
+    prepared = PreparedData.open(data)
+    end_of_text = prepared.tokenizer.special_tokens["<|endoftext|>"]
+    encoded = list(encode_documents(prepared.tokenizer, find_documents([corpus])))
+    for name in ("train", "validation"):
+        for part in split_documents(getattr(prepared, name), end_of_text):
+            assert any(np.array_equal(part, document) for document in encoded)
+
+
+@pytest.fixture
+def targets(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that receives every token that is scored."""
+    scored: list[int] = []
+    evaluation_batches = module.evaluation_batches
+
+    def watched(*arguments: object, **options: object) -> Iterator[object]:
+        for batch in evaluation_batches(*arguments, **options):
+            scored.extend(batch.targets.flatten().tolist())
+            yield batch
+
+    monkeypatch.setattr(module, "evaluation_batches", watched)
+    return scored
+
+
+def test_every_held_out_token_is_scored_but_no_separator(
+    unbroken: Path, data: Path, targets: list[int]
+) -> None:
+    result = score(EvaluateSettings(run=unbroken))
+    prepared = PreparedData.open(data)
+    end_of_text = prepared.tokenizer.special_tokens["<|endoftext|>"]
+    assert prepared.validation is not None
+    ordinary = [token for token in prepared.validation.tolist() if token != end_of_text]
+    assert sorted(targets) == sorted(ordinary)
+    assert result.tokens == len(ordinary)
+    assert result.bytes == len(prepared.tokenizer.decode_bytes(ordinary))
+
+
+def check_consistent(result: module.Score) -> None:
+    assert result.perplexity == pytest.approx(math.exp(result.loss), rel=1e-12)
+    nats = result.loss * result.tokens
+    assert result.bits_per_byte == pytest.approx(nats / math.log(2) / result.bytes, rel=1e-12)
+
+
+def test_the_held_out_text_scores_the_same_as_a_file(
+    unbroken: Path, data: Path, tmp_path: Path
+) -> None:
+    held_out = score(EvaluateSettings(run=unbroken))
+    prepared = PreparedData.open(data)
+    assert prepared.validation is not None
+    path = tmp_path / "held-out.txt"
+    path.write_bytes(prepared.tokenizer.decode_bytes(prepared.validation.tolist()))
+    assert score(EvaluateSettings(run=unbroken, files=(path,))) == held_out
+    check_consistent(held_out)
+
+
+def test_several_files_score_as_one_with_separators(unbroken: Path, tmp_path: Path) -> None:
+    paths = tuple(tmp_path / f"{number}.txt" for number in range(3))
+    texts = ["the cat", "a small house.\n" * 9, "漢字 🙃"]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text, encoding="utf-8")
+    joined = tmp_path / "joined.txt"
+    joined.write_text("<|endoftext|>".join(texts), encoding="utf-8")
+    result = score(EvaluateSettings(run=unbroken, files=paths))
+    assert result == score(EvaluateSettings(run=unbroken, files=(joined,)))
+    assert result.bytes == len("".join(texts).encode())
+    check_consistent(result)
+
+
+def test_a_checkpoint_is_enough_to_score(stopped: Path, unbroken: Path) -> None:
+    assert score(EvaluateSettings(run=stopped)) != score(EvaluateSettings(run=unbroken))
+
+
+def test_a_run_without_held_out_text_asks_for_a_file(
+    finished: Path, data: Path, corpus: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(data, tmp_path / "data")
+    manifest = json.loads((other / "manifest.json").read_text())
+    del manifest["splits"]["validation"]
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    use_data(finished, other)
+    with pytest.raises(ValueError, match="data holds no held-out text; name a file to score"):
+        score(EvaluateSettings(run=finished))
+    assert score(EvaluateSettings(run=finished, files=(corpus,))).tokens > 1000
+
+
+def use_data(run: Path, data: Path) -> None:
+    """Point a run to other data, as if the user had moved things about."""
+    config = run / "config.toml"
+    before = RunDirectory(run).settings().data
+    config.write_text(config.read_text().replace(str(before), str(data)))
+
+
+def test_data_with_another_tokenizer_is_refused(
+    finished: Path, corpus: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "data"
+    prepare(PrepareSettings(files=(corpus,), out=other, vocab_size=290))
+    use_data(finished, other)
+    with pytest.raises(ValueError, match=r"data must have the tokenizer of .*run"):
+        score(EvaluateSettings(run=finished))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 1000])
+def test_the_score_of_a_run_does_not_depend_on_the_batch_size(
+    unbroken: Path, batch_size: int
+) -> None:
+    usual = score(EvaluateSettings(run=unbroken))
+    other = score(EvaluateSettings(run=unbroken, batch_size=batch_size))
+    assert (other.tokens, other.bytes) == (usual.tokens, usual.bytes)
+    assert other.loss == pytest.approx(usual.loss, rel=1e-6)  # sums of float32 means

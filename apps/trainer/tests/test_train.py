@@ -1,0 +1,315 @@
+"""Training: every update is written down, and how it is computed does not change what."""
+
+import json
+import math
+from collections.abc import Callable
+from itertools import count, pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from scratch.nn import TransformerLM
+from scratch.optim import WarmupCosine
+from scratch.train import Batch, NonFiniteError
+from scratch.trainer import train as module
+from scratch.trainer.config import ModelSettings, OptimizerSettings, TrainSettings
+from scratch.trainer.run import RunDirectory
+from scratch.trainer.train import Pace, Stopwatch, train
+
+MakeSettings = Callable[..., TrainSettings]
+RESULT = "model.safetensors"
+
+
+def updates(run: Path) -> list[dict[str, Any]]:
+    return [record for record in RunDirectory(run).journal.read() if "loss" in record]
+
+
+def evaluations(run: Path) -> list[dict[str, Any]]:
+    return [record for record in RunDirectory(run).journal.read() if "val_loss" in record]
+
+
+def test_every_update_is_written_down(unbroken: Path) -> None:
+    lines = updates(unbroken)
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert [line["tokens"] for line in lines] == [4 * 16 * step for step in range(1, 13)]
+    seconds = [0.0, *(line["seconds"] for line in lines)]
+    assert all(earlier < later for earlier, later in pairwise(seconds))
+    assert all(line["grad_norm"] > 0 for line in lines)
+    assert list(lines[0]) == ["step", "tokens", "seconds", "loss", "lr", "grad_norm"]
+
+
+def test_the_loss_begins_at_that_of_a_guess_and_falls(
+    unbroken: Path, make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    assert updates(unbroken)[0]["loss"] == pytest.approx(math.log(300), abs=0.5)
+    run = train(make_settings(tmp_path / "run", steps=100, optimizer=OptimizerSettings(lr=0.03)))
+    assert updates(run.path)[-1]["loss"] < 3.5
+    assert evaluations(run.path)[-1]["val_loss"] < 3.5
+
+
+def test_the_learning_rate_follows_warm_up_and_cosine(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    optimizer = OptimizerSettings(lr=0.02, warmup_fraction=0.25, floor_fraction=0.1)
+    run = train(make_settings(tmp_path / "run", optimizer=optimizer))
+    rates = [line["lr"] for line in updates(run.path)]
+    expected = [0.02 * step / 3 for step in (1, 2)]
+    expected += [
+        0.002 + (1 + math.cos(math.pi * (step - 3) / 9)) / 2 * 0.018 for step in range(3, 13)
+    ]
+    assert rates == pytest.approx(expected, rel=1e-12)
+
+
+def test_held_out_text_is_evaluated_regularly_and_at_the_end(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    run = train(make_settings(tmp_path / "run", evaluate_every=5))
+    lines = evaluations(run.path)
+    assert [line["step"] for line in lines] == [5, 10, 12]
+    for line in lines:
+        update = updates(run.path)[line["step"] - 1]
+        assert {key: line[key] for key in ("step", "tokens", "seconds")} == {
+            key: update[key] for key in ("step", "tokens", "seconds")
+        }
+        assert line["val_perplexity"] == pytest.approx(math.exp(line["val_loss"]))
+
+
+def test_the_end_is_evaluated_once(unbroken: Path) -> None:
+    assert [line["step"] for line in evaluations(unbroken)] == [6, 12]
+
+
+def test_the_seed_decides_everything(
+    make_settings: MakeSettings, unbroken: Path, tmp_path: Path
+) -> None:
+    again = train(make_settings(tmp_path / "again")).path
+    other = train(make_settings(tmp_path / "other", seed=1)).path
+    assert (again / RESULT).read_bytes() == (unbroken / RESULT).read_bytes()
+    assert (other / RESULT).read_bytes() != (unbroken / RESULT).read_bytes()
+    assert updates(other)[0]["loss"] != updates(unbroken)[0]["loss"]
+
+
+@pytest.mark.parametrize("changes", [{"log_every": 1}, {"checkpoint_every": 5}], ids=str)
+def test_looking_and_saving_do_not_disturb(
+    changes: dict[str, int], make_settings: MakeSettings, unbroken: Path, tmp_path: Path
+) -> None:
+    run = train(make_settings(tmp_path / "run", **changes)).path
+    assert (run / RESULT).read_bytes() == (unbroken / RESULT).read_bytes()
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 4, 9])
+def test_it_does_not_matter_how_a_batch_is_cut(
+    micro_batch_size: int, make_settings: MakeSettings, unbroken: Path, tmp_path: Path
+) -> None:
+    run = train(make_settings(tmp_path / "run", micro_batch_size=micro_batch_size)).path
+    for found, expected in zip(updates(run), updates(unbroken), strict=True):
+        assert found["tokens"] == expected["tokens"]
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)  # float32, other sums
+        assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"norm": "post", "tie_embeddings": True},
+        {"norm": "none", "feed_forward": "silu"},
+        {"position": "none", "num_heads": 16},
+    ],
+    ids=str,
+)
+def test_every_variant_of_the_model_trains(
+    model: dict[str, Any], make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    shape = {"context_length": 8, "d_model": 16, "num_layers": 1, "num_heads": 2, **model}
+    run = train(make_settings(tmp_path / "run", steps=3, model=ModelSettings(**shape)))
+    assert len(updates(run.path)) == 3
+    run.load_model(torch.device("cpu"))
+
+
+def fail_at(step: int, value: float) -> Callable[[TransformerLM, Batch], Tensor]:
+    """Return a loss that becomes `value` at the update `step`."""
+    next_token_loss, calls = module.next_token_loss, count(1)
+    return lambda model, batch: (
+        next_token_loss(model, batch) * (value if next(calls) == step else 1)
+    )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_and_points_to_the_newest_checkpoint(
+    value: float, make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings(tmp_path / "run", log_every=4, evaluate_every=100)
+    monkeypatch.setattr(module, "next_token_loss", fail_at(7, value))
+    with pytest.raises(
+        NonFiniteError, match=r"step 7: .* must be finite.*; the newest checkpoint is of step 4"
+    ):
+        train(settings)
+    lines = [
+        json.loads(line, parse_constant=pytest.fail)
+        for line in (settings.out / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert [line["loss"] is None for line in lines] == [line["step"] == 7 for line in lines]
+    assert RunDirectory(settings.out).checkpoint_steps() == [4]
+    assert not (settings.out / RESULT).exists()
+
+
+def test_before_the_first_checkpoint_there_is_none_to_point_to(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "next_token_loss", fail_at(2, math.nan))
+    with pytest.raises(NonFiniteError, match=r"step 2: .*; no checkpoint yet"):
+        train(make_settings(tmp_path / "run"))
+
+
+def test_a_run_that_met_a_bad_loss_can_be_resumed(
+    make_settings: MakeSettings, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings(tmp_path / "run", resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "next_token_loss", fail_at(7, math.nan))
+        with pytest.raises(NonFiniteError):
+            train(settings)
+    train(settings)
+    assert (settings.out / RESULT).read_bytes() == (unbroken / RESULT).read_bytes()
+
+
+def test_no_checkpoint_is_called_good_that_may_not_be(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    optimizer = OptimizerSettings(lr=1e30, warmup_fraction=0)
+    settings = make_settings(tmp_path / "run", checkpoint_every=1, optimizer=optimizer)
+    with pytest.raises(NonFiniteError) as error:
+        train(settings)
+    assert "good" not in str(error.value)  # its weights may be where the trouble began
+
+
+class Clock:
+    """Stands in for the module `time`: each look takes a hundredth of a second."""
+
+    def __init__(self) -> None:
+        self._looks = count()
+
+    def perf_counter(self) -> float:
+        return next(self._looks) / 100
+
+
+@pytest.mark.parametrize("floor_fraction", [0.0, 0.1])
+def test_a_budget_of_time_ends_at_the_floor_of_the_schedule(
+    floor_fraction: float,
+    make_settings: MakeSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "time", Clock())
+    optimizer = OptimizerSettings(lr=0.01, warmup_fraction=0.2, floor_fraction=floor_fraction)
+    settings = make_settings(
+        tmp_path / "run", steps=None, train_seconds=3.0, optimizer=optimizer, evaluate_every=25
+    )
+    lines = updates(train(settings).path)
+    assert lines[-2]["seconds"] < 3.0 <= lines[-1]["seconds"] < 3.05
+    assert lines[-1]["lr"] == pytest.approx(0.01 * floor_fraction, abs=1e-5)
+    peak = max(range(len(lines)), key=lambda number: lines[number]["lr"])
+    assert lines[peak]["lr"] == pytest.approx(0.01, rel=0.02)
+    assert lines[peak]["seconds"] == pytest.approx(0.2 * 3.0, abs=0.05)
+    schedule = WarmupCosine(
+        peak=0.01, floor=0.01 * floor_fraction, warmup_steps=200, total_steps=1000
+    )
+    for line in lines[2:]:  # asked one look before the update was over
+        part = 1000 * (line["seconds"] - 0.01) / 3.0
+        assert line["lr"] == pytest.approx(schedule(part), rel=1e-6, abs=1e-9)
+    assert evaluations(settings.out)[-1]["step"] == lines[-1]["step"]
+
+
+def test_a_budget_of_time_is_shared_by_the_parts_of_a_run(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "time", Clock())
+    settings = make_settings(tmp_path / "run", steps=None, train_seconds=2.0, resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "next_token_loss", fail_at(31, math.nan))
+        with pytest.raises(NonFiniteError):
+            train(settings)
+    good = RunDirectory(settings.out).checkpoint_steps()[-1]
+    before = updates(settings.out)[good - 1]["seconds"]
+    assert 0 < before < 1
+    lines = updates(train(settings).path)
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    assert all(earlier["seconds"] < later["seconds"] for earlier, later in pairwise(lines))
+    assert lines[-2]["seconds"] < 2.0 <= lines[-1]["seconds"] < 2.05
+
+
+def test_a_run_that_is_over_is_left_as_it_is(
+    finished: Path, unbroken: Path, make_settings: MakeSettings
+) -> None:
+    train(make_settings(finished, resume=True))
+    for name in (RESULT, "metrics.jsonl"):
+        assert (finished / name).read_bytes() == (unbroken / name).read_bytes()
+
+
+def test_a_pause_does_not_count_as_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now))
+    watch = Stopwatch(5.0)
+    now += 2
+    with watch.paused():
+        now += 30
+    now += 1
+    assert watch.seconds == 8.0
+
+
+@pytest.mark.parametrize("warmup_fraction", [0.0, 0.05, 0.99])
+@pytest.mark.parametrize("steps", [1, 2, 3, 1000])
+def test_runs_of_any_length_have_a_schedule(
+    make_settings: MakeSettings, tmp_path: Path, steps: int, warmup_fraction: float
+) -> None:
+    optimizer = OptimizerSettings(lr=0.5, warmup_fraction=warmup_fraction, floor_fraction=0.1)
+    pace = Pace(make_settings(tmp_path, steps=steps), Stopwatch(0.0))
+    rates = [pace.schedule(optimizer)(number) for number in range(1, steps + 1)]
+    assert all(0 < rate <= 0.5 for rate in rates)
+    assert rates[-1] == pytest.approx(0.05)
+    assert pace.fraction(steps, 0.0) == 1
+
+
+@pytest.mark.parametrize("changes", [{"steps": None}, {"train_seconds": 5.0}], ids=str)
+def test_a_run_has_either_steps_or_seconds(
+    changes: dict[str, float], make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="either --steps or --train-seconds, not both"):
+        train(make_settings(tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": ModelSettings(d_model=16, num_heads=3)}, "num_heads must divide d_model"),
+        ({"model": ModelSettings(context_length=5000)}, "num_tokens must exceed context_length"),
+        ({"device": "gpu"}, "device must be one that torch can use, got 'gpu'"),
+        ({"data": Path("nowhere")}, "nowhere must hold prepared data"),
+    ],
+    ids=["heads", "context", "device", "data"],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    changes: dict[str, Any], message: str, make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(make_settings(tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_tokens_that_the_model_does_not_know_are_refused(
+    make_settings: MakeSettings, data: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "data"
+    damaged.mkdir()
+    for path in data.iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes())
+    tokens = np.load(data / "train.npy")
+    np.save(damaged / "train.npy", np.full_like(tokens, 300))
+    with pytest.raises(ValueError, match="300"):
+        train(make_settings(tmp_path / "run", data=damaged))
