@@ -261,6 +261,40 @@ def test_a_bad_loss_is_told_in_a_line(told: Callable[..., str], data: Path, tmp_
     assert message.endswith("no checkpoint yet")
 
 
+def test_a_score_that_is_not_finite_is_json_all_the_same(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = f"train --data {data} --out {tmp_path}/run --steps 1 --optimizer.lr 1e30"
+    line += " --optimizer.floor-fraction 1 --model.context-length 16 --model.d-model 12"
+    run(*line.split())
+    capsys.readouterr()
+    if run("evaluate", tmp_path / "run", "--json") == 0:
+        json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**30])
+@pytest.mark.parametrize("line", ["train --data d --out r --steps 1", "generate r"])
+def test_a_seed_out_of_range_is_named(
+    line: str, seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        run(*line.split(), "--seed", seed)
+    assert error.value.code == 2
+    assert "seed" in capsys.readouterr().err
+
+
+def test_threads_that_wait_are_asked_to_sleep_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    assert run("generate", "nowhere") == 1
+    assert os.environ == {"GOMP_SPINCOUNT": "1000"}
+
+
+def test_a_choice_of_how_threads_wait_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"OMP_WAIT_POLICY": "ACTIVE"})
+    assert run("generate", "nowhere") == 1
+    assert os.environ == {"OMP_WAIT_POLICY": "ACTIVE"}
+
+
 @pytest.mark.parametrize(
     ("command", "hint"),
     [("train --data d --out r", "; go on with the same command and --resume"), ("quickstart", "")],

@@ -101,6 +101,15 @@ def test_a_journal_that_lacks_the_step_is_refused(journal: Journal) -> None:
         journal.go_back_to(9)
 
 
+def test_a_journal_that_is_refused_is_left_as_it_is(journal: Journal, path: Path) -> None:
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:1] + lines[2:]))  # without step 2
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="must hold the line of step 2"):
+        journal.go_back_to(2)
+    assert path.read_bytes() == before
+
+
 def test_going_back_to_the_start_needs_no_journal(path: Path) -> None:
     assert Journal(path).go_back_to(0) == {"step": 0, "tokens": 0, "seconds": 0.0}
     assert path.read_bytes() == b""

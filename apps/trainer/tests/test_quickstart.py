@@ -164,6 +164,13 @@ def test_other_settings_do_not_disturb_what_is_there(finished: Path, stdlib: Pat
     assert (finished / "summary.json").read_bytes() == before
 
 
+def test_an_unknown_device_is_told_before_the_work_begins(stdlib: Path, tmp_path: Path) -> None:
+    out = tmp_path / "quickstart"
+    with pytest.raises(ValueError, match="device must be one that torch can use, got 'gpu'"):
+        quickstart(settings(out).model_copy(update={"device": "gpu"}), stdlib=stdlib)
+    assert not (out / "data").exists()
+
+
 @pytest.mark.slow
 def test_twenty_seconds_with_the_real_library_teach_something(tmp_path: Path) -> None:
     out = tmp_path / "quickstart"

@@ -233,6 +233,14 @@ def test_what_a_killed_process_left_behind_is_cleared_away(
     assert not list((finished / "checkpoints").glob(".*"))
 
 
+def test_files_that_a_killed_process_left_behind_are_cleared_away(
+    finished: Path, make_settings: MakeSettings
+) -> None:
+    (finished / ".model.safetensors.0123abcd.tmp").write_bytes(b"half of it")
+    begin(finished, make_settings(finished, resume=True))
+    assert [path.name for path in finished.glob(".*")] == [".lock"]
+
+
 def test_what_is_no_run_is_refused_with_advice(tmp_path: Path) -> None:
     message = r"got no config\.toml in it; make one with: trainer train --data"
     with pytest.raises(ValueError, match=message):

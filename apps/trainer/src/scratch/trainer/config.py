@@ -21,6 +21,9 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 UpToOne = Annotated[float, Field(gt=0, le=1)]
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -96,7 +99,7 @@ class TrainSettings(Settings):
     """Sequences of each update."""
     micro_batch_size: AtLeastOne | None = None
     """Sequences to hold in memory at a time; by default all of the batch."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the initial weights and the order of the data."""
     device: str = "auto"
     """"auto" (CUDA, then MPS, then CPU), or a device by torch's name."""
@@ -169,7 +172,7 @@ class GenerateSettings(Settings):
     """Draw only from this many likeliest tokens."""
     top_p: UpToOne = 0.95
     """Draw only from the likeliest tokens that together have this probability."""
-    seed: int | None = None
+    seed: Seed | None = None
     """The same seed draws the same text."""
     device: str = "auto"
     """"auto" (CUDA, then MPS, then CPU), or a device by torch's name."""
@@ -187,7 +190,7 @@ class QuickstartSettings(Settings):
     """How long to train."""
     vocab_size: Annotated[int, Field(ge=257)] = 4096
     """Tokens of the vocabulary."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the initial weights, the order of the data and the samples."""
     device: str = "auto"
     """"auto" (CUDA, then MPS, then CPU), or a device by torch's name."""

@@ -111,7 +111,8 @@ def _share(number: int) -> float:
 
 def _line_end_before(document: Document, cut: int) -> int:
     """Return an index a little before `cut` after a line end, or at least before a character."""
-    start = max(document.start, cut - min(_LINE_SEARCH_BYTES, document.stop - cut))
+    search_bytes = max(4, min(_LINE_SEARCH_BYTES, document.stop - cut))  # 4: one character
+    start = max(document.start, cut - search_bytes)
     with document.path.open("rb") as file:
         file.seek(start)
         before = file.read(cut - start + 1)

@@ -38,7 +38,7 @@ class Journal:
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Write records at the end. Infinities and NaN, which JSON lacks, become null."""
-        text = "".join(json.dumps(_finite(record)) + "\n" for record in records)
+        text = "".join(json.dumps(without_non_finite(record)) + "\n" for record in records)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(text)
 
@@ -54,17 +54,17 @@ class Journal:
             ValueError: if the line of update `step` is missing.
         """
         kept = [record for record in self.read() if record["step"] <= step]
+        updates = [record for record in kept if "loss" in record]
+        last = updates[-1] if updates else {"step": 0, "tokens": 0, "seconds": 0.0}
+        if last["step"] != step:
+            raise ValueError(f"{self._path} must hold the line of step {step}, got none")
         with atomic_write(self._path) as file:
             file.write("".join(json.dumps(record) + "\n" for record in kept).encode())
-        updates = [record for record in kept if "loss" in record]
-        if step == 0:
-            return {"step": 0, "tokens": 0, "seconds": 0.0}
-        if not updates or updates[-1]["step"] != step:
-            raise ValueError(f"{self._path} must hold the line of step {step}, got none")
-        return {key: updates[-1][key] for key in ("step", "tokens", "seconds")}
+        return {key: last[key] for key in ("step", "tokens", "seconds")}
 
 
-def _finite(record: dict[str, Any]) -> dict[str, Any]:
+def without_non_finite(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record with null for infinities and NaN, which JSON lacks."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in record.items()

@@ -45,6 +45,7 @@ def quickstart(settings: QuickstartSettings, *, stdlib: Path | None = None) -> d
     Returns:
         What `summary.json` holds.
     """
+    choose_device(settings.device)  # a device that is not there is told before the work begins
     out = settings.out
     summary_path = out / "summary.json"
     train_files, held_out_files = stdlib_sources(stdlib)

@@ -94,6 +94,8 @@ class RunDirectory:
         self._checkpoints.mkdir(exist_ok=True)
         for unfinished in self._checkpoints.glob(".step-*.tmp"):  # of a process that was killed
             shutil.rmtree(unfinished)
+        for unfinished in self.path.glob(".*.????????.tmp"):
+            unfinished.unlink()
         data.tokenizer.save(self.path / "tokenizer.json")
         self._write("data.json", json.dumps(data.manifest, indent=2))
         environment = {**describe_environment(device), "seed": settings.seed}

@@ -14,6 +14,7 @@ from scratch.train import Batch, Evaluation, Tokens, evaluate, evaluation_batche
 from .config import EvaluateSettings
 from .corpus import END_OF_TEXT, Document, find_documents
 from .device import choose_device
+from .journal import without_non_finite
 from .prepare import PreparedData
 from .run import RunDirectory
 
@@ -102,7 +103,7 @@ def score(settings: EvaluateSettings) -> Score:
 def print_score(settings: EvaluateSettings) -> None:
     result = score(settings)
     if settings.json_output:
-        print(json.dumps(asdict(result)))
+        print(json.dumps(without_non_finite(asdict(result))))
         return
     what = ", ".join(map(str, settings.files)) or "held-out text"
     print(f"{what}: {result.bytes:,} bytes, {result.tokens:,} tokens")
