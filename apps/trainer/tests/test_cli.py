@@ -261,6 +261,15 @@ def test_a_bad_loss_is_told_in_a_line(told: Callable[..., str], data: Path, tmp_
     assert message.endswith("no checkpoint yet")
 
 
+def test_weights_that_are_beyond_use_are_told_as_such(
+    told: Callable[..., str], data: Path, tmp_path: Path
+) -> None:
+    line = f"train --data {data} --out {tmp_path}/run --steps 1 --optimizer.lr 1e30"
+    line += " --optimizer.floor-fraction 1 --model.context-length 16 --model.d-model 12"
+    assert "the held-out loss must be finite, got nan" in told(*line.split())
+    assert "the weights are beyond use" in told("generate", tmp_path / "run")
+
+
 def test_a_score_that_is_not_finite_is_json_all_the_same(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -297,7 +306,10 @@ def test_a_choice_of_how_threads_wait_stays(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(
     ("command", "hint"),
-    [("train --data d --out r", "; go on with the same command and --resume"), ("quickstart", "")],
+    [
+        ("train --data d --out r", "; the same command goes on with --resume"),
+        ("quickstart", "; the same command goes on"),
+    ],
 )
 def test_an_interrupt_exits_with_130(
     command: str, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -164,6 +164,13 @@ def test_other_settings_do_not_disturb_what_is_there(finished: Path, stdlib: Pat
     assert (finished / "summary.json").read_bytes() == before
 
 
+def test_a_run_that_is_no_quickstart_is_left_alone(stdlib: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("steps = 3")
+    with pytest.raises(ValueError, match="holds a run that is no quickstart; choose another --out"):
+        quickstart(settings(tmp_path), stdlib=stdlib)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+
+
 def test_an_unknown_device_is_told_before_the_work_begins(stdlib: Path, tmp_path: Path) -> None:
     out = tmp_path / "quickstart"
     with pytest.raises(ValueError, match="device must be one that torch can use, got 'gpu'"):

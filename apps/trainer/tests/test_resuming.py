@@ -158,7 +158,8 @@ def test_a_running_trainer_keeps_others_out_until_it_dies(
 ) -> None:
     arguments = command(data, out, steps=60, checkpoint_every=7)
     process = start_trainer(*command(data, out, steps=10**6, checkpoint_every=10**6))
-    wait_for((out / "metrics.jsonl").exists, process)
+    journal = out / "metrics.jsonl"
+    wait_for(lambda: journal.exists() and journal.stat().st_size > 0, process)
     for more in ([], ["--resume"]):
         assert main([*arguments, *more]) == 1
         assert capsys.readouterr().err == f"trainer: {out} is in use by another trainer\n"

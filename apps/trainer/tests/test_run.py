@@ -217,6 +217,15 @@ def test_other_data_is_refused(
         begin(finished, make_settings(finished, resume=True, data=other))
 
 
+def test_a_run_that_never_took_a_step_may_begin_again(
+    finished: Path, make_settings: MakeSettings
+) -> None:
+    shutil.rmtree(finished / "checkpoints")
+    (finished / "metrics.jsonl").unlink()
+    begin(finished, make_settings(finished, batch_size=3))
+    assert RunDirectory(finished).settings().batch_size == 3
+
+
 def test_checkpoints_without_settings_are_not_taken_for_a_new_run(
     finished: Path, make_settings: MakeSettings
 ) -> None:

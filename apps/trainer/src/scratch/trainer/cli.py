@@ -27,6 +27,11 @@ _COMMANDS: dict[str, type[Settings]] = {
     "generate": GenerateSettings,
 }
 
+_GOING_ON = {
+    "quickstart": "; the same command goes on",
+    "train": "; the same command goes on with --resume",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, 1 for an error that is told in a line, 130 for Ctrl-C.
@@ -41,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(parse(arguments))
     except KeyboardInterrupt:
-        hint = "; go on with the same command and --resume" if arguments[0] == "train" else ""
+        hint = _GOING_ON.get(arguments[0], "")
         print(f"\ntrainer: interrupted{hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:

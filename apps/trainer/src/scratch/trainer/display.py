@@ -3,6 +3,7 @@
 All of it goes to stderr; stdout is for results.
 """
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -23,7 +24,8 @@ class Progress:
 
     def __init__(self, description: str) -> None:
         self._description = description
-        self._live = _live_bar(description) if sys.stderr.isatty() else None
+        able = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._live = _live_bar(description) if able else None
         self._next_line_time = time.monotonic()
 
     def __enter__(self) -> Self:

@@ -140,6 +140,8 @@ def _tokenizer(settings: PrepareSettings, documents: Sequence[Document]) -> Toke
             vocab_size=settings.vocab_size,
             special_tokens=[END_OF_TEXT],
         )
+    if len(vocabulary.tokens) < settings.vocab_size:
+        say(f"the text has pairs for no more than {len(vocabulary.tokens):,} tokens")
     return Tokenizer.from_vocabulary(vocabulary)
 
 

@@ -44,10 +44,15 @@ def quickstart(settings: QuickstartSettings, *, stdlib: Path | None = None) -> d
 
     Returns:
         What `summary.json` holds.
+
+    Raises:
+        ValueError: if the directory holds another run or another quickstart.
     """
     choose_device(settings.device)  # a device that is not there is told before the work begins
     out = settings.out
     summary_path = out / "summary.json"
+    if (out / "config.toml").exists() and not (out / "corpus").exists():
+        raise ValueError(f"{out} holds a run that is no quickstart; choose another --out")
     train_files, held_out_files = stdlib_sources(stdlib)
     _write_corpus(out / "corpus" / "train.txt", train_files)
     _write_corpus(out / "corpus" / "held-out.txt", held_out_files)

@@ -84,12 +84,12 @@ class RunDirectory:
         Raises:
             ValueError: if there is another run, or one that is not to be resumed.
         """
-        if not settings.resume and (self._config.exists() or self.checkpoint_steps()):
-            raise ValueError(
-                f"{self.path} holds a run already; add --resume to go on with it, "
-                "or choose another --out"
-            )
-        if self._config.exists():
+        if self.checkpoint_steps() or self.journal.read():
+            if not settings.resume:
+                raise ValueError(
+                    f"{self.path} holds a run already; add --resume to go on with it, "
+                    "or choose another --out"
+                )
             self._check_same(settings, data)
         self._checkpoints.mkdir(exist_ok=True)
         for unfinished in self._checkpoints.glob(".step-*.tmp"):  # of a process that was killed

@@ -1,5 +1,6 @@
 """Training: prepared data in, a run directory out, told from top to bottom."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -226,3 +227,8 @@ def _evaluate(
     values = {"val_loss": evaluation.loss, "val_perplexity": evaluation.perplexity}
     run.journal.append([{**totals, **values}])
     say(f"step {totals['step']:,}: held-out loss {evaluation.loss:.4f}")
+    if not math.isfinite(evaluation.loss):
+        raise NonFiniteError(
+            f"step {totals['step']}: the held-out loss must be finite, got {evaluation.loss}; "
+            "the weights are beyond use, and a lower learning rate may help"
+        )

@@ -36,7 +36,8 @@ def generate(
         seed: of the draws; `None` draws anew every time.
 
     Raises:
-        TypeError, ValueError: at the call, if an argument is not as it must be.
+        TypeError, ValueError: at the call, if an argument is not as it must be; later, if the model
+            answers with NaN.
     """
     check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     config = model.config
@@ -63,6 +64,8 @@ def generate(
             distribution = sampling_distribution(
                 logits, temperature=temperature, top_k=top_k, top_p=top_p
             )
+            if not distribution.isfinite().all():
+                raise ValueError("logits must be numbers, got NaN: the weights are beyond use")
             drawn = torch.multinomial(distribution, 1, generator=generator)
             if (token := int(drawn)) == stop:
                 return
