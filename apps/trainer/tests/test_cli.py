@@ -131,6 +131,15 @@ def test_the_file_may_name_the_directory_where_one_is(config: Path) -> None:
     assert parse_train(f"--config {config}").data == Path()
 
 
+@pytest.mark.parametrize("line", ["resume = true", "config = 'other.toml'"])
+def test_what_is_no_setting_of_a_run_is_refused_in_a_file(
+    told: Callable[..., str], config: Path, line: str
+) -> None:
+    config.write_text(line)
+    message = told("train", "--config", config, "--data", "d", "--out", "r")
+    assert message == f"{config}: {line.split()[0]} must be given as a flag"
+
+
 def test_every_command_has_the_flags_of_its_settings() -> None:
     prepare = "prepare a.txt b.txt --out d --vocab-size 300 --validation c.txt --tokenizer t.json"
     evaluate = "evaluate run a.txt b.txt --json --batch-size 3 --device cpu"

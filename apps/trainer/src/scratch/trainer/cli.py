@@ -99,6 +99,8 @@ def _train_defaults(arguments: list[str]) -> Any:
         return None
     nowhere = Path("\0")  # no file can have this name
     values = load_toml(path, TrainSettings, placeholders={"data": nowhere, "out": nowhere})
+    if flags := values.model_fields_set & {"config", "resume"}:
+        raise ValueError(f"{path}: {', '.join(sorted(flags))} must be given as a flag")
     missing = {name: tyro.MISSING for name in ("data", "out") if getattr(values, name) == nowhere}
     return values.model_copy(update={**missing, "config": path})
 

@@ -14,13 +14,17 @@ from ._rotary import NoPosition, RotaryEmbedding
 FeedForward = SwiGLU | SiLUFeedForward
 
 
-class PreNormBlock(nn.Module):
-    """`z = x + attn(norm1(x))`, `y = z + ffn(norm2(z))` (Xiong et al., 2020, arXiv:2002.04745)."""
+class _NormedBlock(nn.Module):
+    """Attention, a feed-forward network and a norm for each; where the norms stand is open."""
 
     def __init__(self, d_model: int, attn: MultiHeadSelfAttention, ffn: FeedForward) -> None:
         super().__init__()
         self.attn, self.ffn = attn, ffn
         self.ln1, self.ln2 = RMSNorm(d_model), RMSNorm(d_model)
+
+
+class PreNormBlock(_NormedBlock):
+    """`z = x + attn(norm1(x))`, `y = z + ffn(norm2(z))` (Xiong et al., 2020, arXiv:2002.04745)."""
 
     def forward(
         self,
@@ -31,13 +35,8 @@ class PreNormBlock(nn.Module):
         return z + self.ffn(self.ln2(z))
 
 
-class PostNormBlock(nn.Module):
+class PostNormBlock(_NormedBlock):
     """`z = norm1(x + attn(x))`, `y = norm2(z + ffn(z))`, as in the first Transformer."""
-
-    def __init__(self, d_model: int, attn: MultiHeadSelfAttention, ffn: FeedForward) -> None:
-        super().__init__()
-        self.attn, self.ffn = attn, ffn
-        self.ln1, self.ln2 = RMSNorm(d_model), RMSNorm(d_model)
 
     def forward(
         self,
