@@ -1,7 +1,5 @@
 """Every contract test starts from the same seed; tokenizers share one trained vocabulary."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -12,15 +10,6 @@ from .texts import EOT, Trained, sample_text
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(2017)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Use one thread: over tensors this small, several only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -275,7 +275,8 @@ def test_weights_that_are_beyond_use_are_told_as_such(
 ) -> None:
     line = f"train --data {data} --out {tmp_path}/run --steps 1 --optimizer.lr 1e30"
     line += " --optimizer.floor-fraction 1 --model.context-length 16 --model.d-model 12"
-    assert "the held-out loss must be finite, got nan" in told(*line.split())
+    for again in ([], ["--resume"]):
+        assert "the held-out loss must be finite, got nan" in told(*line.split(), *again)
     assert "the weights are beyond use" in told("generate", tmp_path / "run")
 
 

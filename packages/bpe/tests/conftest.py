@@ -1,12 +1,17 @@
-"""A small corpus of several scripts, made here, and the vocabulary learnt from it."""
+"""A small corpus of several scripts, what is learnt from it, and a trainer slow enough to trust."""
 
 import random
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
 from scratch.bpe import Vocabulary, train_bpe_from_iterator
 
 EOT = "<|endoftext|>"
+
+Merges = list[tuple[bytes, bytes]]
 
 SENTENCES = (
     "The old miller's daughter couldn't sleep, so she'd counted {n} geese by {m} o'clock.",
@@ -38,3 +43,30 @@ def corpus() -> str:
 @pytest.fixture(scope="session")
 def vocabulary(corpus: str) -> Vocabulary:
     return train_bpe_from_iterator([corpus], vocab_size=900, special_tokens=[EOT])
+
+
+@pytest.fixture(scope="session")
+def recount_every_time() -> Callable[[dict[bytes, int], int], Merges]:
+    return trainer_that_recounts
+
+
+def trainer_that_recounts(word_counts: dict[bytes, int], max_merges: int) -> Merges:
+    """The definition: tokens are byte strings, the greatest (count, pair) is joined."""
+    words = [([bytes([byte]) for byte in word], count) for word, count in word_counts.items()]
+    merges: Merges = []
+    while len(merges) < max_merges:
+        pairs: Counter[tuple[bytes, bytes]] = Counter()
+        for word, count in words:
+            for pair in pairwise(word):
+                pairs[pair] += count
+        if not pairs:
+            break
+        left, right = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merges.append((left, right))
+        for word, _ in words:
+            position = 0
+            while position < len(word) - 1:
+                if word[position] == left and word[position + 1] == right:
+                    word[position : position + 2] = [left + right]
+                position += 1
+    return merges

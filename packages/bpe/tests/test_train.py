@@ -1,7 +1,7 @@
-"""Training end to end, against a trainer written here."""
+"""Training end to end, against a trainer that recounts every pair after every merge."""
 
 from collections import Counter
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,41 +12,23 @@ from scratch.bpe import CL100K, GPT2, _train, train_bpe, train_bpe_from_iterator
 
 EOT = "<|endoftext|>"
 
-
-def learn_slowly(texts: list[str], merges: int, pattern: str) -> list[tuple[bytes, bytes]]:
-    """Recount every pair after every merge; the greatest (count, pair of bytes) is joined."""
-    words = [
-        ([bytes([byte]) for byte in word.encode()], count)
-        for word, count in Counter(
-            match.group() for text in texts for match in regex.finditer(pattern, text)
-        ).items()
-    ]
-    learnt: list[tuple[bytes, bytes]] = []
-    for _ in range(merges):
-        pairs: Counter[tuple[bytes, bytes]] = Counter()
-        for word, count in words:
-            for pair in pairwise(word):
-                pairs[pair] += count
-        if not pairs:
-            break
-        left, right = max(pairs, key=lambda pair: (pairs[pair], pair))
-        learnt.append((left, right))
-        for word, _ in words:
-            position = 0
-            while position < len(word) - 1:
-                if word[position] == left and word[position + 1] == right:
-                    word[position : position + 2] = [left + right]
-                position += 1
-    return learnt
+Trainer = Callable[[dict[bytes, int], int], list[tuple[bytes, bytes]]]
 
 
 @pytest.mark.parametrize("pattern", [GPT2, CL100K, r"\w+"], ids=["gpt2", "cl100k", "custom"])
-def test_merges_are_those_of_recounting(corpus: str, pattern: str) -> None:
+def test_merges_are_those_of_recounting(
+    recount_every_time: Trainer, corpus: str, pattern: str
+) -> None:
     text = corpus[:20_000]
     vocabulary = train_bpe_from_iterator(
         [text], vocab_size=257 + 60, special_tokens=[EOT], pattern=pattern
     )
-    assert list(vocabulary.merges) == learn_slowly(text.split(EOT), 60, pattern)
+    words = Counter(
+        match.group().encode()
+        for document in text.split(EOT)
+        for match in regex.finditer(pattern, document)
+    )
+    assert list(vocabulary.merges) == recount_every_time(words, 60)
 
 
 def test_ids_are_bytes_then_merges_then_special_tokens() -> None:

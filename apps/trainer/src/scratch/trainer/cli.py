@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(parse(arguments))
     except KeyboardInterrupt:
-        hint = _GOING_ON.get(arguments[0], "")
+        hint = _GOING_ON.get("".join(arguments[:1]), "")
         print(f"\ntrainer: interrupted{hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:

@@ -212,8 +212,10 @@ def _evaluate_if_missing(
     run: RunDirectory, model: TransformerLM, data: PreparedData, totals: dict[str, Any]
 ) -> None:
     """Evaluate, unless an earlier session of the run has done so after the same update."""
-    step = totals["step"]
-    if not any(record["step"] == step and "val_loss" in record for record in run.journal.read()):
+    if not any(
+        record["step"] == totals["step"] and record.get("val_loss") is not None
+        for record in run.journal.read()
+    ):
         _evaluate(run, model, data, totals)
 
 
