@@ -19,7 +19,7 @@ PACKAGES = {name: ROOT / "packages" / name for name in ("bpe", "nn", "optim", "t
 MEMBERS = PACKAGES | {"trainer": ROOT / "apps" / "trainer"}
 
 MAY_IMPORT = {
-    "bpe": {"regex", "numpy"},
+    "bpe": {"regex", "numpy", "zstandard"},
     "nn": {"torch", "einops", "jaxtyping"},
     "optim": {"torch", "jaxtyping"},
     "train": {"torch", "numpy", "jaxtyping"},

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scratch.bpe._merges import _descending, learn_merges, merge_pair
+from scratch.bpe._merges import descending, learn_merges, merge_pair
 
 Trainer = Callable[[dict[bytes, int], int], list[tuple[bytes, bytes]]]
 
@@ -127,4 +127,4 @@ def test_a_merge_makes_each_token_once() -> None:
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(tokens=st.lists(st.lists(st.sampled_from([0, 65, 66, 255]), max_size=4).map(bytes)))
 def test_the_key_sorts_byte_strings_from_greatest_to_least(tokens: list[bytes]) -> None:
-    assert sorted(tokens, key=_descending) == sorted(tokens, reverse=True)
+    assert sorted(tokens, key=descending) == sorted(tokens, reverse=True)

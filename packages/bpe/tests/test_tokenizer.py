@@ -6,7 +6,7 @@ import pickle
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from types import GeneratorType
@@ -16,9 +16,17 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scratch.bpe import CL100K, GPT2, O200K, PATTERNS, Tokenizer, Vocabulary, _tokenizer
+from scratch.bpe import (
+    CL100K,
+    GPT2,
+    O200K,
+    PATTERNS,
+    Tokenizer,
+    Vocabulary,
+    _short_texts,
+    _tokenizer,
+)
 from scratch.bpe import train_bpe_from_iterator as train
-from scratch.bpe._stream import safe_blocks
 
 EOT = "<|endoftext|>"
 BYTES = {byte: bytes([byte]) for byte in range(256)}
@@ -117,13 +125,13 @@ def test_a_stream_has_the_ids_of_the_joined_text(
 ) -> None:
     tokenizer = Tokenizer(VOCAB, MERGES, special_tokens, pattern=pattern)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_tokenizer, "safe_blocks", partial(safe_blocks, block_chars=1))
+        patch.setattr(_tokenizer, "_STREAM_WINDOW_BYTES", 4)
         assert list(tokenizer.encode_iterable(chunks)) == tokenizer.encode("".join(chunks))
 
 
 @pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k", "(?s).+"])
 def test_a_special_token_may_come_in_pieces(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_tokenizer, "safe_blocks", partial(safe_blocks, block_chars=1))
+    monkeypatch.setattr(_tokenizer, "_STREAM_WINDOW_BYTES", 4)
     tokenizer = Tokenizer(VOCAB, MERGES, ["<a b>", "<a b> <a b>"], pattern=pattern)
     text = "low <a b>low<a b> <a b> <a b"
     for size in range(1, len(text)):
@@ -458,21 +466,6 @@ def test_a_deep_copy_encodes_the_same() -> None:
     assert copy.deepcopy(tokenizer).encode("low<s>") == tokenizer.encode("low<s>")
 
 
-def test_remembered_words_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_tokenizer, "_CACHE_WORDS", 8)
-    tokenizer = Tokenizer(VOCAB, MERGES)
-    for number in range(100):
-        tokenizer.encode(f" low{number}")
-        assert len(tokenizer._cache) <= 8
-    assert tokenizer.encode(" low5 low99") == [258, *b"5", 258, *b"99"]
-
-
-def test_long_words_are_not_remembered() -> None:
-    tokenizer = Tokenizer(VOCAB, MERGES)
-    tokenizer.encode("a" * 1000)
-    assert tokenizer._cache == {}
-
-
 def test_a_remembered_word_cannot_be_changed_from_outside() -> None:
     tokenizer = Tokenizer(VOCAB, MERGES)
     for _ in range(2):
@@ -483,20 +476,22 @@ def test_a_remembered_word_cannot_be_changed_from_outside() -> None:
 def test_threads_may_share_a_tokenizer(
     corpus: str, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_tokenizer, "_CACHE_WORDS", 16)
-    text = corpus[:20_000]
-    expected = Tokenizer.from_vocabulary(vocabulary).encode(text)
+    monkeypatch.setattr(_short_texts, "_MOST_KEPT", 16)
+    texts = [corpus[start : start + 5000 * (start % 3)] for start in range(0, 40_000, 5000)]
+    expected = [Tokenizer.from_vocabulary(vocabulary).encode(text) for text in texts]
     shared, results = Tokenizer.from_vocabulary(vocabulary), [[]] * 8
 
     def work(number: int) -> None:
-        results[number] = shared.encode(text)
+        for _ in range(5):
+            results[number] = shared.encode(texts[number])
+            assert list(shared.encode_iterable([texts[number]])) == results[number]
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert results == [expected] * 8
+    assert results == expected
 
 
 def test_its_description_is_short(vocabulary: Vocabulary) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
@@ -95,16 +96,18 @@ def test_texts_may_come_from_a_generator() -> None:
     )
 
 
-@pytest.mark.parametrize("block_chars", [1, 7, 100])
+@pytest.mark.parametrize("part_bytes", [1, 100, 3000])
 @pytest.mark.parametrize("pattern", [GPT2, CL100K, r"\w+ \w+|\s"], ids=["gpt2", "cl100k", "custom"])
-def test_the_size_of_blocks_changes_nothing(
-    corpus: str, pattern: str, block_chars: int, monkeypatch: pytest.MonkeyPatch
+def test_the_size_of_parts_changes_nothing(
+    corpus: str, pattern: str, part_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = corpus[:5_000]
+    path = tmp_path / "text"
+    path.write_bytes(corpus[:5_000].encode())
     options = {"vocab_size": 400, "special_tokens": [EOT], "pattern": pattern}
-    expected = train_bpe_from_iterator([text], **options)
-    monkeypatch.setattr(_train, "_COUNT_BLOCK_CHARS", block_chars)
-    assert train_bpe_from_iterator([text], **options) == expected
+    expected = train_bpe_from_iterator([corpus[:5_000]], **options)
+    monkeypatch.setattr(_train, "_LEAST_PART_BYTES", part_bytes)
+    monkeypatch.setattr(_train, "_MOST_PART_BYTES", part_bytes)
+    assert train_bpe(path, **options) == expected
 
 
 @pytest.fixture
@@ -134,7 +137,7 @@ def test_files_train_as_their_texts_do(files: list[Path]) -> None:
 def test_any_number_of_workers_learns_the_same(
     files: list[Path], workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_train, "_COUNT_BLOCK_CHARS", 2000)
+    monkeypatch.setattr(_train, "_LEAST_PART_BYTES", 2000)
     expected = train_bpe(files, vocab_size=500, special_tokens=[EOT])
     assert train_bpe(files, vocab_size=500, special_tokens=[EOT], workers=workers) == expected
 
@@ -142,11 +145,11 @@ def test_any_number_of_workers_learns_the_same(
 def chosen_workers(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     chosen: list[int] = []
 
-    def count_words(blocks: object, *, workers: int, **rest: object) -> Counter[bytes]:
+    def executor_of(executor: None, workers: int) -> AbstractContextManager[None]:
         chosen.append(workers)
-        return Counter()
+        return nullcontext(executor)
 
-    monkeypatch.setattr(_train, "count_words", count_words)
+    monkeypatch.setattr(_train, "executor_of", executor_of)
     train_bpe(path, vocab_size=300)
     return chosen[0]
 
@@ -161,15 +164,8 @@ def test_a_large_input_is_counted_by_one_worker_a_core(
     files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_train, "_POOL_PAYS_BYTES", 10)
-    monkeypatch.setattr(_train, "_available_cores", lambda: 5)
+    monkeypatch.setattr(_train, "available_cores", lambda: 5)
     assert chosen_workers(files[0], monkeypatch) == 5
-
-
-def test_there_is_at_least_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _train._available_cores() >= 1
-    monkeypatch.delattr("os.sched_getaffinity", raising=False)
-    monkeypatch.setattr("os.cpu_count", lambda: None)
-    assert _train._available_cores() == 1
 
 
 def test_words_never_reach_across_the_end_of_a_file(tmp_path: Path) -> None:
@@ -273,10 +269,17 @@ def test_workers_that_are_no_whole_number_are_refused(files: list[Path], workers
 def test_bad_arguments_are_refused_before_any_file_is_read(
     files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read_text(path: Path) -> NoReturn:
+    def read_blocks(path: Path, **rest: object) -> NoReturn:
         raise AssertionError("read too early")
 
-    monkeypatch.setattr(_train, "read_text", read_text)
-    for bad in ({"vocab_size": 5}, {"special_tokens": [""]}, {"pattern": "("}, {"workers": 0}):
+    monkeypatch.setattr(_train, "read_blocks", read_blocks)
+    for bad in (
+        {"vocab_size": 5},
+        {"special_tokens": [""]},
+        {"pattern": "("},
+        {"workers": 0},
+        {"min_frequency": 0},
+        {"errors": "ignore"},
+    ):
         with pytest.raises(ValueError, match="must"):
             train_bpe(files, **({"vocab_size": 300} | bad))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The vocabulary: what it must hold, its file, and the files of GPT-2."""
+"""The vocabulary: what it must hold, and its file."""
 
 import errno
 import json
@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scratch.bpe import CL100K, GPT2, Tokenizer, Vocabulary
-from scratch.bpe._printable import to_printable
-from scratch.bpe._vocabulary import read_gpt2_files, split_merge
+from scratch.bpe import CL100K, GPT2, Vocabulary
+from scratch.bpe._vocabulary import split_merge
 
 BYTES = {byte: bytes([byte]) for byte in range(256)}
 MERGES = ((b"a", b"b"), (b" ", b"ab"))
 TOKENS = BYTES | {256: b"ab", 257: b" ab"}
+WITH_WHOLE_WORDS = Vocabulary(
+    TOKENS | {258: b"xyz", 259: b"\xff\xfe"}, MERGES, whole_words=(b"\xff\xfe", b"xyz")
+)
 
 
 def without(token: bytes) -> dict[int, bytes]:
@@ -100,6 +102,36 @@ def test_a_bad_pattern_is_refused() -> None:
         Vocabulary(TOKENS, MERGES, pattern="(")
 
 
+def test_there_are_no_whole_words_unless_given() -> None:
+    assert Vocabulary(TOKENS, MERGES).whole_words == ()
+    assert Vocabulary(TOKENS, MERGES) != WITH_WHOLE_WORDS
+
+
+def test_whole_words_stand_in_the_order_of_their_ids() -> None:
+    assert WITH_WHOLE_WORDS.whole_words == (b"xyz", b"\xff\xfe")
+    tokens = WITH_WHOLE_WORDS.tokens
+    assert Vocabulary(tokens, MERGES, whole_words=(b"xyz", b"\xff\xfe")) == WITH_WHOLE_WORDS
+    listed = Vocabulary(tokens, MERGES, whole_words=[b"xyz", b"\xff\xfe"])  # type: ignore[arg-type]
+    assert listed == WITH_WHOLE_WORDS
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (("xyz",), TypeError, "whole_words must be bytes, got 'xyz'"),
+        (b"xyz", TypeError, "whole_words must be bytes, got 120"),
+        ((b"zyx",), ValueError, "tokens must hold every whole word, got no b'zyx'"),
+        ((b"x",), ValueError, "whole_words must be longer than one byte, got b'x'"),
+        ((b"<s>",), ValueError, "whole_words must not be special tokens, got b'<s>'"),
+        ((b"xyz", b"xyz"), ValueError, "whole_words must be distinct, got b'xyz' twice"),
+    ],
+    ids=repr,
+)
+def test_a_bad_whole_word_is_refused(words: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Vocabulary(WITH_WHOLE_WORDS.tokens | {300: b"<s>"}, MERGES, ("<s>",), whole_words=words)
+
+
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(
     extra=st.dictionaries(st.integers(300, 10**9), st.binary(min_size=1, max_size=6)),
@@ -107,15 +139,19 @@ def test_a_bad_pattern_is_refused() -> None:
         st.text(st.characters(exclude_categories=["Cs"]), min_size=1), unique=True, max_size=4
     ),
     pattern=st.sampled_from(["gpt2", "o200k", "(?s).+", '"\\\\\n\u20ac|\\w']),
+    whole_words=st.sets(st.binary(min_size=2, max_size=6), max_size=4),
 )
 def test_saving_and_loading_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory,
     extra: dict[int, bytes],
     special_tokens: list[str],
     pattern: str,
+    whole_words: set[bytes],
 ) -> None:
     named = {2 * 10**9 + k: token.encode() for k, token in enumerate(special_tokens)}
-    vocabulary = Vocabulary(TOKENS | extra | named, MERGES, tuple(special_tokens), pattern)
+    words = tuple(sorted(whole_words.difference(named.values())))
+    tokens = TOKENS | extra | named | dict(enumerate(words, start=3 * 10**9))
+    vocabulary = Vocabulary(tokens, MERGES, tuple(special_tokens), pattern, words)
     path = tmp_path_factory.mktemp("vocabulary") / "file.json"
     vocabulary.save(path)
     assert Vocabulary.load(path) == vocabulary
@@ -137,6 +173,21 @@ def test_the_file_is_versioned_readable_json(tmp_path: Path) -> None:
     assert content["special_tokens"] == ["<s>"]
     assert content["tokens"]["257"] == "\u0120ab"
     assert content["merges"] == ["a b", "\u0120 ab"]
+
+
+def test_a_file_with_whole_words_has_a_version_of_its_own(tmp_path: Path) -> None:
+    WITH_WHOLE_WORDS.save(tmp_path / "file.json")
+    content = json.loads((tmp_path / "file.json").read_bytes())
+    assert content["version"] == 2
+    assert content["whole_words"] == ["xyz", "\u00ff\u00fe"]
+    assert Vocabulary.load(tmp_path / "file.json") == WITH_WHOLE_WORDS
+
+
+def test_a_file_without_whole_words_is_what_it_was(edited: Callable[..., Path]) -> None:
+    assert "whole_words" not in json.loads(edited().read_bytes())
+    with pytest.raises(ValueError, match=r"file\.json must have the key 'whole_words'"):
+        Vocabulary.load(edited(version=2))
+    assert Vocabulary.load(edited(version=2, whole_words=[])) == Vocabulary.load(edited())
 
 
 def disk_is_full(file: object) -> NoReturn:
@@ -214,9 +265,10 @@ def test_a_gpt2_vocabulary_is_pointed_to_its_own_reader(tmp_path: Path) -> None:
         Vocabulary.load(tmp_path / "vocab.json")
 
 
-@pytest.mark.parametrize("version", [2, "1", None], ids=repr)
+@pytest.mark.parametrize("version", [0, 3, "1", None], ids=repr)
 def test_another_version_is_refused(edited: Callable[..., Path], version: object) -> None:
-    with pytest.raises(ValueError, match=f"must have version 1, got {version!r}; a newer scratch-"):
+    rule = f"must have version 1 or 2, got {version!r}; a newer scratch-bpe may read it"
+    with pytest.raises(ValueError, match=rule):
         Vocabulary.load(edited(version=version))
 
 
@@ -246,6 +298,10 @@ def test_a_missing_key_is_named(edited: Callable[..., Path], key: str) -> None:
         {"pattern": "("},
         {"pattern": None},
         {"pattern": []},
+        {"version": 2, "whole_words": None},
+        {"version": 2, "whole_words": [5]},
+        {"version": 2, "whole_words": ["a b"]},
+        {"version": 2, "whole_words": ["xyz"]},
     ],
     ids=str,
 )
@@ -258,110 +314,3 @@ def test_bad_content_is_refused(edited: Callable[..., Path], changes: dict[str, 
 def test_a_bad_merge_line_is_refused(line: str) -> None:
     with pytest.raises(ValueError, match="a merge must be two tokens with one space between, got"):
         split_merge(line)
-
-
-# The files of GPT-2
-
-
-def gpt2_files(folder: Path, vocab: dict[str, Any], merges: str | bytes) -> tuple[Path, Path]:
-    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
-    (folder / "merges.txt").write_bytes(merges if isinstance(merges, bytes) else merges.encode())
-    return folder / "vocab.json", folder / "merges.txt"
-
-
-SPELT = {to_printable(token): token_id for token_id, token in TOKENS.items()}
-LINES = ["#version: 0.2", "a b", "\u0120 ab", ""]
-
-
-@pytest.mark.parametrize("line_end", ["\n", "\r\n"], ids=repr)
-@pytest.mark.parametrize("first", [0, 1], ids=["header", "no header"])
-@pytest.mark.parametrize("last", [3, 4], ids=["open end", "closed end"])
-def test_gpt2_files_are_read(tmp_path: Path, line_end: str, first: int, last: int) -> None:
-    paths = gpt2_files(tmp_path, SPELT, line_end.join(LINES[first:last]))
-    assert read_gpt2_files(*paths, ()) == (TOKENS, list(MERGES))
-
-
-def test_a_merge_of_number_signs_is_no_header(tmp_path: Path) -> None:
-    paths = gpt2_files(tmp_path, SPELT | {"##": 258}, "# #\na b\n")
-    assert read_gpt2_files(*paths, ())[1] == [(b"#", b"#"), (b"a", b"b")]
-
-
-def test_a_header_is_a_header_on_the_first_line_only(tmp_path: Path) -> None:
-    paths = gpt2_files(tmp_path, SPELT, "a b\n#version 1\n")
-    assert read_gpt2_files(*paths, ())[1] == [(b"a", b"b"), (b"#version", b"1")]
-
-
-def test_a_named_special_token_stands_for_its_own_bytes(tmp_path: Path) -> None:
-    special = "<|\u7d42 \u308f\u308a|>"
-    paths = gpt2_files(tmp_path, SPELT | {special: 258}, "a b")
-    tokenizer = Tokenizer.from_files(*paths, special_tokens=[special])
-    assert tokenizer.special_tokens == {special: 258}
-    assert tokenizer.encode(f"ab{special}") == [256, 258]
-    assert tokenizer.decode([258]) == special
-
-
-def test_an_unnamed_token_outside_the_byte_alphabet_is_refused(tmp_path: Path) -> None:
-    paths = gpt2_files(tmp_path, SPELT | {"<|a b|>": 258}, "a b")
-    rule = r"vocab.json: a token must be spelt .* in '<\|a b\|>'; name it in special_tokens if it"
-    with pytest.raises(ValueError, match=rule):
-        Tokenizer.from_files(*paths)
-
-
-def test_a_special_token_that_the_files_lack_is_appended(tmp_path: Path) -> None:
-    paths = gpt2_files(tmp_path, SPELT, "a b")
-    tokenizer = Tokenizer.from_files(*paths, special_tokens=["<s>", "<t>"])
-    assert tokenizer.special_tokens == {"<s>": 258, "<t>": 259}
-
-
-def test_gpt2_files_give_the_tokenizer_they_came_from(
-    tmp_path: Path, vocabulary: Vocabulary, corpus: str
-) -> None:
-    spelt = {to_printable(token): token_id for token_id, token in vocabulary.tokens.items()}
-    lines = [f"{to_printable(a)} {to_printable(b)}" for a, b in vocabulary.merges]
-    paths = gpt2_files(tmp_path, spelt, "\n".join(["#version: 0.2", *lines, ""]))
-    names = [str(path) for path in paths]
-    tokenizer = Tokenizer.from_files(*names, special_tokens=vocabulary.special_tokens)
-    assert tokenizer.vocabulary == vocabulary
-    assert tokenizer.encode(corpus) == Tokenizer.from_vocabulary(vocabulary).encode(corpus)
-
-
-@pytest.mark.parametrize("token_id", ["0", 1.5, True, None], ids=repr)
-def test_an_id_that_is_no_whole_number_is_refused(tmp_path: Path, token_id: object) -> None:
-    paths = gpt2_files(tmp_path, SPELT | {"x": token_id}, "")
-    rule = f"must map tokens to ids, got 'x': {token_id!r}"
-    with pytest.raises(ValueError, match=rule):
-        read_gpt2_files(*paths, ())
-
-
-def test_an_id_given_twice_is_refused(tmp_path: Path) -> None:
-    paths = gpt2_files(tmp_path, SPELT | {"xy": 97}, "")
-    with pytest.raises(ValueError, match=r"vocab\.json must give each id once, got 97 twice"):
-        read_gpt2_files(*paths, ())
-
-
-@pytest.mark.parametrize("line", ["a", "a b c", "a  b", "\u4e2d b"], ids=ascii)
-def test_a_bad_line_of_merges_is_named_with_its_number(tmp_path: Path, line: str) -> None:
-    paths = gpt2_files(tmp_path, SPELT, f"#version: 0.2\na b\n{line}\n")
-    with pytest.raises(ValueError, match=r"merges\.txt, line 3: a (merge|token) must be"):
-        read_gpt2_files(*paths, ())
-
-
-@pytest.mark.parametrize("data", [b"a b\n\xff \xfe\n", b"\xff\xfea\x00 \x00b\x00"], ids=repr)
-def test_merges_that_are_not_utf8_are_refused_by_name(tmp_path: Path, data: bytes) -> None:
-    paths = gpt2_files(tmp_path, SPELT, data)
-    with pytest.raises(ValueError, match=r"merges\.txt must be UTF-8"):
-        read_gpt2_files(*paths, ())
-
-
-def test_a_merge_whose_product_the_vocabulary_lacks_is_refused(tmp_path: Path) -> None:
-    paths = gpt2_files(tmp_path, SPELT, "a b\nb a\n")
-    with pytest.raises(ValueError, match=r"got no b'ba' for merge 1, b'b' \+ b'a'"):
-        Tokenizer.from_files(*paths)
-
-
-@pytest.mark.parametrize("data", [b"", b"{", b"[]"], ids=repr)
-def test_a_vocab_file_that_is_no_json_object_is_refused(tmp_path: Path, data: bytes) -> None:
-    paths = gpt2_files(tmp_path, SPELT, "a b")
-    paths[0].write_bytes(data)
-    with pytest.raises(ValueError, match=r"vocab\.json must (be a JSON file|hold a JSON object)"):
-        Tokenizer.from_files(*paths)

@@ -27,7 +27,7 @@ def learn_merges(word_counts: Mapping[bytes, int], max_merges: int) -> list[tupl
     byte strings. Overlapping occurrences join left to right: `aaa` becomes `aa a`.
     """
     tokens = [bytes([byte]) for byte in range(256)]
-    order = [_descending(token) for token in tokens]
+    order = [descending(token) for token in tokens]
     words = [list(word) for word in word_counts]
     frequencies = list(word_counts.values())
 
@@ -55,7 +55,7 @@ def learn_merges(word_counts: Mapping[bytes, int], max_merges: int) -> list[tupl
         merges.append((left, right))
         merged = len(tokens)
         tokens.append(left + right)
-        order.append(_descending(left + right))
+        order.append(descending(left + right))
 
         new_pairs: set[Pair] = set()
         for index in words_with.pop(pair):
@@ -96,7 +96,7 @@ def merge_pair(word: list[int], pair: Pair, merged: int) -> list[int]:
     return result
 
 
-def _descending(token: bytes) -> str:
+def descending(token: bytes) -> str:
     """Return a key that sorts byte strings from greatest to least, for a heap that pops the least.
 
     Complementing each byte turns their order around. A proper prefix is less than what it begins,

@@ -30,13 +30,13 @@ def check_special_tokens(special_tokens: Sequence[str]) -> tuple[str, ...]:
             raise ValueError("special_tokens must not be empty strings, got ''")
         if token in seen:
             raise ValueError(f"special_tokens must be distinct, got {token!r} twice")
-        check_surrogates(token, name="special_tokens")
+        encode_utf8(token, name="special_tokens")
         seen.add(token)
     return tokens
 
 
-def check_surrogates(text: str, *, name: str = "text", offset: int = 0) -> None:
-    """Refuse text that UTF-8 cannot spell.
+def encode_utf8(text: str, *, name: str = "text", offset: int = 0) -> bytes:
+    """Return `text` as UTF-8.
 
     `offset` is the index of `text[0]` in a longer text of which it is a part.
 
@@ -47,7 +47,7 @@ def check_surrogates(text: str, *, name: str = "text", offset: int = 0) -> None:
     if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"{name} must be a string, got {type(text).__name__}: {text!r:.40}")
     try:
-        text.encode()
+        return text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{name} must not contain unpaired surrogates, "

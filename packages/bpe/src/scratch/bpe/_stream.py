@@ -31,12 +31,14 @@ from ._pretokenize import compile_special_tokens
 
 StrPath = str | PathLike[str]
 
-# `(?r)` searches backwards: the first match starts at the last safe cut.
-_LAST_SAFE_CUT = {
-    GPT2: regex.compile(r"(?r)(?<=\S)\s"),
-    CL100K: regex.compile(r"(?r)(?<=\S)[^\S\r\n]|(?<=[\p{L}\p{N}])\s|(?<=[\r\n])\S"),
-    O200K: regex.compile(r"(?r)(?<=\S)[^\S\r\n]|(?<=[\p{L}\p{N}])\s|(?<=[\r\n])[^\s/]"),
+_SAFE_CUTS = {
+    GPT2: r"(?<=\S)\s",
+    CL100K: r"(?<=\S)[^\S\r\n]|(?<=[\p{L}\p{N}])\s|(?<=[\r\n])\S",
+    O200K: r"(?<=\S)[^\S\r\n]|(?<=[\p{L}\p{N}])\s|(?<=[\r\n])[^\s/]",
 }
+_SAFE_CUT = {pattern: regex.compile(cuts) for pattern, cuts in _SAFE_CUTS.items()}
+# `(?r)` searches backwards: the first match starts at the last safe cut.
+_LAST_SAFE_CUT = {pattern: regex.compile(f"(?r){cuts}") for pattern, cuts in _SAFE_CUTS.items()}
 
 
 def safe_blocks(
@@ -91,6 +93,41 @@ def last_safe_cut(text: str, *, pattern: str, special_tokens: tuple[str, ...] = 
         if match:
             return match.start()
     return plain_start
+
+
+def safe_cuts(text: str, *, pattern: str, special_tokens: tuple[str, ...] = ()) -> Iterator[int]:
+    """Yield safe cuts of `text`, which stands anywhere in a longer text, ascending.
+
+    Not all of them: none near either end, where a character or a special token may be cut in two,
+    and none inside what may be a special token. For a custom pattern: where a special token ends
+    that no other one can overlap.
+    """
+    possible = _possible_special_tokens(text, special_tokens)
+    margin = 2 * max(map(len, special_tokens), default=0) + 4
+    safe_cut = _SAFE_CUT.get(pattern)
+    if safe_cut is not None:
+        candidates = (match.start() for match in safe_cut.finditer(text, margin))
+    else:
+        alone = [span for span in possible if sum(_overlap(span, other) for other in possible) == 1]
+        candidates = iter(sorted(end for _, end in alone))
+    for cut in candidates:
+        if cut > len(text) - margin:
+            return
+        if cut >= margin and not any(start < cut < end for start, end in possible):
+            yield cut
+
+
+def _possible_special_tokens(text: str, special_tokens: tuple[str, ...]) -> list[tuple[int, int]]:
+    """Return start and end of everything that may be a special token, overlapping or not."""
+    return [
+        (match.start(), match.end())
+        for token in special_tokens
+        for match in regex.finditer(regex.escape(token), text, overlapped=True)
+    ]
+
+
+def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
 
 
 def read_text(

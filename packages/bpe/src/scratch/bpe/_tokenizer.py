@@ -1,29 +1,51 @@
 """The tokenizer: text to ids and back, without loss."""
 
-import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from itertools import pairwise
+from os import PathLike
 from types import MappingProxyType
 from typing import Self
 
-from ._encode import apply_merges
-from ._patterns import GPT2, compile_pattern
+import numpy as np
+from numpy.typing import NDArray
+
+from ._batched_encode import BatchedMerges
+from ._decode import Decoder
+from ._encode import PlainEncoder
+from ._encode_files import ShardManifest, encode_files
+from ._encoder import Encoder
+from ._gpt2 import read_gpt2_files, write_gpt2_files
+from ._huggingface import read_huggingface, write_huggingface
+from ._npy import id_type
+from ._patterns import GPT2
 from ._pretokenize import (
     check_special_tokens,
-    check_surrogates,
     compile_special_tokens,
-    cover_with_words,
+    encode_utf8,
     split_special_tokens,
 )
-from ._stream import StrPath, safe_blocks
-from ._vocabulary import Vocabulary, check_tokens, read_gpt2_files
+from ._read import Errors
+from ._short_texts import ShortTexts
+from ._stream import StrPath
+from ._tiktoken import read_tiktoken, write_tiktoken
+from ._vocabulary import Vocabulary, check_tokens
+from ._words import SEPARATOR, WINDOW_BYTES, WordScanner, join_texts
+from ._workers import Progress
 
-# Words seen before are looked up. The cache is emptied when full, and long words stay outside.
-_CACHE_WORDS = 2**15
-_CACHE_WORD_CHARS = 64
+# Below, looking up units is faster than arrays are.
+_SHORT_CHARS = 2048
+# A stream is encoded in smaller windows than a text: less memory, and ids come sooner.
+_STREAM_WINDOW_BYTES = 2**16
+_MOST_ID = 2**31 - 1
+
+TokenIds = NDArray[np.uint16 | np.uint32]
 
 
 class Tokenizer:
     """Encodes text as the ids of a vocabulary, and decodes them. Immutable; safe to share.
+
+    Threads may use one at the same time, and processes too: forked, or by pickling.
 
     >>> from scratch.bpe import Tokenizer, train_bpe_from_iterator
     >>> vocabulary = train_bpe_from_iterator(["low lower lowest"] * 9, vocab_size=260)
@@ -40,9 +62,11 @@ class Tokenizer:
             greatest id, in the given order. With `None`, special tokens are ordinary text.
         pattern: a name in `PATTERNS` or a regular expression. No merge crosses the words that it
             matches; text that it leaves out is encoded byte by byte, so that nothing is lost.
+        whole_words: tokens that a word becomes when it is spelt just so, whatever the merges say.
 
     Raises:
-        ValueError: if the vocabulary is incomplete, or a special token is empty or given twice.
+        ValueError: if the vocabulary is incomplete, an id is 2**31 or more, or a special token is
+            empty or given twice.
     """
 
     def __init__(
@@ -52,6 +76,7 @@ class Tokenizer:
         special_tokens: Sequence[str] | None = None,
         *,
         pattern: str = GPT2,
+        whole_words: Sequence[bytes] = (),
     ) -> None:
         specials = check_special_tokens(() if special_tokens is None else special_tokens)
         tokens = dict(vocab)
@@ -60,20 +85,58 @@ class Tokenizer:
         for token in specials:
             if token.encode() not in known:
                 tokens[max(tokens, default=-1) + 1] = token.encode()
-        self._vocabulary = Vocabulary(tokens, tuple(merges), specials, pattern)
+        if tokens and max(tokens) > _MOST_ID:
+            raise ValueError(f"ids must be less than 2**31, got {max(tokens)}")
+        self._vocabulary = Vocabulary(tokens, tuple(merges), specials, pattern, tuple(whole_words))
+        self._prepare()
 
-        self._tokens = self._vocabulary.tokens
-        ids: dict[bytes, int] = {}
-        for token_id, token in self._tokens.items():
-            ids.setdefault(token, token_id)  # where two ids spell the same bytes, the lower one
-        self._byte_ids = [ids[bytes([byte])] for byte in range(256)]
-        self._special_ids = {token: ids[token.encode()] for token in specials}
-        self._merges: dict[tuple[int, int], tuple[int, int]] = {}
-        for rank, (left, right) in enumerate(self._vocabulary.merges):
-            self._merges.setdefault((ids[left], ids[right]), (rank, ids[left + right]))
-        self._pattern = compile_pattern(self._vocabulary.pattern)
-        self._specials = compile_special_tokens(specials)
-        self._cache: dict[str, tuple[int, ...]] = {}
+    def _prepare(self) -> None:
+        """Make the tables of the array form."""
+        vocabulary = self._vocabulary
+        plain = PlainEncoder(vocabulary)
+        self._special_ids = plain.special_ids
+        self._decoder = Decoder(vocabulary.tokens)
+        self._id_type = id_type(self.vocab_size)
+        self._specials = compile_special_tokens(vocabulary.special_tokens)
+        self._scanner = WordScanner(vocabulary.pattern, vocabulary.special_tokens)
+        self._ordinary_scanner = WordScanner(vocabulary.pattern)
+
+        # The merges know symbols, which have no gaps, and of ids that spell the same only one.
+        symbols = {token_id: symbol for symbol, token_id in enumerate(plain.ids.values())}
+        merges = {
+            (symbols[left], symbols[right]): (rank, symbols[product])
+            for (left, right), (rank, product) in plain.merges.items()
+        }
+        tokens = list(plain.ids)
+        self._encoder = Encoder(
+            tokens,
+            np.fromiter(symbols, np.uint32, len(symbols)),
+            BatchedMerges(tokens, [symbols[each] for each in plain.byte_ids], merges),
+            plain.whole_words,
+            list(self._special_ids.values()),
+        )
+        self._short_texts = ShortTexts(vocabulary.pattern, plain, self._known_words(tokens))
+
+    def _known_words(self, tokens: Sequence[bytes]) -> dict[str, tuple[int, ...]]:
+        """Return the tokens that are words by themselves, with their ids."""
+        texts: list[str] = []
+        for token in tokens:
+            try:
+                texts.append(token.decode())
+            except UnicodeDecodeError:
+                continue
+        buffer, separators = join_texts([text.encode() for text in texts])
+        window = self._ordinary_scanner.scan(buffer, separators=separators)
+        ((ids, ends),) = self._encoder.encode([window])
+        lasts = ends[window.special_words] - 1
+        single = np.diff(lasts, prepend=-1) == 1
+        return {
+            text: (token_id,)
+            for text, is_single, token_id in zip(
+                texts, single.tolist(), ids[lasts].tolist(), strict=True
+            )
+            if is_single
+        }
 
     @classmethod
     def from_vocabulary(cls, vocabulary: Vocabulary) -> Self:
@@ -83,6 +146,7 @@ class Tokenizer:
             vocabulary.merges,
             vocabulary.special_tokens,
             pattern=vocabulary.pattern,
+            whole_words=vocabulary.whole_words,
         )
 
     @classmethod
@@ -102,9 +166,43 @@ class Tokenizer:
         vocab, merges = read_gpt2_files(vocab_filepath, merges_filepath, specials)
         return cls(vocab, merges, specials)
 
+    @classmethod
+    def from_tiktoken(
+        cls,
+        path: StrPath,
+        *,
+        pattern: str,
+        special_tokens: Mapping[str, int] = MappingProxyType({}),
+    ) -> Self:
+        """Read a `.tiktoken` file of ranks, which tells neither the pattern nor special tokens."""
+        return cls.from_vocabulary(
+            read_tiktoken(path, pattern=pattern, special_tokens=special_tokens)
+        )
+
+    @classmethod
+    def from_huggingface(cls, path: StrPath) -> Self:
+        """Read a `tokenizer.json`. Raises `ValueError` if it means what no `Tokenizer` does."""
+        return cls.from_vocabulary(read_huggingface(path))
+
     def save(self, path: StrPath) -> None:
         """Write one versioned JSON file with all that this tokenizer is."""
         self._vocabulary.save(path)
+
+    def to_files(self, vocab_filepath: StrPath, merges_filepath: StrPath) -> None:
+        """Write `vocab.json` and `merges.txt` in the format of GPT-2.
+
+        This and the other formats are checked before they are written: what reads them gives the
+        same ids. Raises `ValueError` with the reason if the format cannot say what this is.
+        """
+        write_gpt2_files(self._vocabulary, vocab_filepath, merges_filepath)
+
+    def to_tiktoken(self, path: StrPath) -> None:
+        """Write a `.tiktoken` file of ranks, without special tokens. Checked as `to_files`."""
+        write_tiktoken(self._vocabulary, path)
+
+    def to_huggingface(self, path: StrPath) -> None:
+        """Write a `tokenizer.json` for `tokenizers` and `transformers`. Checked as `to_files`."""
+        write_huggingface(self._vocabulary, path)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -113,7 +211,7 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """One more than the greatest id: the number of rows that an embedding needs."""
-        return max(self._tokens) + 1
+        return self._decoder.vocab_size
 
     @property
     def special_tokens(self) -> Mapping[str, int]:
@@ -127,15 +225,7 @@ class Tokenizer:
             TypeError: if it is not a whole number.
             ValueError: if the vocabulary has no such id.
         """
-        try:
-            return self._tokens[operator.index(token_id)]
-        except TypeError:
-            raise TypeError(f"ids must be whole numbers, got {token_id!r}") from None
-        except KeyError:
-            raise ValueError(
-                f"ids must be in the vocabulary of {len(self._tokens)} tokens "
-                f"(0 to {self.vocab_size - 1}), got {operator.index(token_id)}"
-            ) from None
+        return self._decoder.token_bytes(token_id)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`.
@@ -143,8 +233,42 @@ class Tokenizer:
         Raises:
             ValueError: if it holds an unpaired surrogate, naming its index.
         """
-        check_surrogates(text)
-        return self._encode(text)
+        if isinstance(text, str) and len(text) < _SHORT_CHARS:  # pyright: ignore[reportUnnecessaryIsInstance]
+            return self._encode_short(text)
+        return self.encode_to_numpy(text).tolist()
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Return the ids of `text`, in which special tokens are text like any other.
+
+        For text from strangers, who shall not be able to write the end of a document.
+
+        Raises:
+            ValueError: if it holds an unpaired surrogate, naming its index.
+        """
+        if isinstance(text, str) and len(text) < _SHORT_CHARS:  # pyright: ignore[reportUnnecessaryIsInstance]
+            encode_utf8(text)
+            return self._short_texts.encode(text)
+        return self._encode_array(text, self._ordinary_scanner).tolist()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text. Many short texts at once are faster than one by one.
+
+        Raises:
+            ValueError: if one holds an unpaired surrogate, naming the text and the index.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts must be a sequence of strings, got a single string")
+        encoded = [encode_utf8(text, name=f"texts[{i}]") for i, text in enumerate(texts)]
+        result: list[list[int]] = []
+        for first, last in _groups(encoded, WINDOW_BYTES):
+            buffer, separators = join_texts(encoded[first:last])
+            window = self._scanner.scan(buffer, separators=separators)
+            ((ids, ends),) = self._encoder.encode([window])
+            is_separator = window.special_tokens == SEPARATOR
+            stops = ends[window.special_words[is_separator]].tolist()
+            flat = ids.tolist()
+            result += [flat[start:stop] for start, stop in pairwise([0, *stops])]
+        return result
 
     def encode_iterable(self, chunks: Iterable[str]) -> Iterator[int]:
         """Yield the ids of the joined chunks, however they are cut, without joining them all.
@@ -155,18 +279,87 @@ class Tokenizer:
         Raises:
             ValueError: when an unpaired surrogate is met, naming its index in the joined text.
         """
-        index = 0
-        for block in safe_blocks(
-            chunks,
-            pattern=self._vocabulary.pattern,
-            special_tokens=self._vocabulary.special_tokens,
-        ):
-            check_surrogates(block, offset=index)
-            index += len(block)
-            yield from self._encode(block)
+        windows = self._scanner.windows(_encode_chunks(chunks), window_bytes=_STREAM_WINDOW_BYTES)
+        for ids, _ in self._encoder.encode(windows, at_once=1):
+            yield from ids.tolist()
+
+    def encode_to_numpy(self, text: str) -> TokenIds:
+        """Return the ids of `text` as an array, of `uint16` if all ids fit, else of `uint32`.
+
+        Raises:
+            ValueError: as `encode`.
+        """
+        return self._encode_array(text, self._scanner)
+
+    def encode_blocks(self, blocks: Iterable[bytes]) -> Iterator[TokenIds]:
+        """Yield the ids of the joined blocks, each of which is UTF-8 by itself, as arrays.
+
+        The fastest way through a long text, and lazy: `read_blocks` reads files into blocks.
+
+        Raises:
+            UnicodeDecodeError: perhaps, if a block is not UTF-8; it is not checked again.
+        """
+        for ids, _ in self._encoder.encode(self._scanner.windows(blocks)):
+            yield ids.astype(self._id_type)
+
+    def encode_files(
+        self,
+        paths: StrPath | Sequence[StrPath],
+        out: StrPath,
+        *,
+        end_of_file: str | None = None,
+        shard_bytes: int = 2**26,
+        workers: int | None = None,
+        executor: Executor | None = None,
+        errors: Errors = "strict",
+        progress: Progress | None = None,
+    ) -> ShardManifest:
+        """Encode files, plain or compressed, to `.npy` shards in the folder `out`.
+
+        One manifest, written last, tells of all shards. If the folder holds some of the same files'
+        shards already, of a call that was interrupted, only those that are missing are made. Memory
+        does not grow with the files.
+
+        Args:
+            paths: one file or several; each is a text by itself.
+            out: a folder; it is made if need be.
+            end_of_file: a special token to put after every file.
+            shard_bytes: about how much text goes into one shard. A compressed file is not cut.
+            workers: processes. By default one for small inputs, else one a core.
+            executor: encodes in place of processes of our own; any `concurrent.futures.Executor`
+                whose workers see the files and the folder.
+            errors: "strict" refuses files that are not UTF-8, "replace" reads U+FFFD there.
+            progress: called with "encode", the bytes that are done and the bytes in all.
+
+        Raises:
+            ValueError: if a value is out of range, a file is not UTF-8, or the folder holds shards
+                of other files or settings.
+            ImportError: if a file is compressed with zstd and the extra `zstd` is missing.
+            OSError: if a file cannot be read or written.
+        """
+        return encode_files(
+            self,
+            [paths] if isinstance(paths, (str, PathLike)) else paths,
+            out,
+            end_of_file=end_of_file,
+            shard_bytes=shard_bytes,
+            workers=workers,
+            executor=executor,
+            errors=errors,
+            progress=progress,
+        )
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many ids `text` has. Raises `ValueError` as `encode` does."""
+        if len(text) < _SHORT_CHARS:
+            return len(self.encode(text))
+        windows = self._scanner.windows([encode_utf8(text)])
+        return sum(len(ids) for ids, _ in self._encoder.encode(windows))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD.
+
+        An array, or a long list, is decoded much faster than one id at a time.
 
         Raises:
             ValueError: naming the first id that the vocabulary lacks.
@@ -175,30 +368,46 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Return the bytes of `ids`, exactly. Raises `ValueError` as `decode` does."""
-        return b"".join(map(self.token_bytes, ids))
+        return self._decoder.decode_bytes(ids)
+
+    def _encode_short(self, text: str) -> list[int]:
+        encode_utf8(text)
+        if self._specials is None or not self._specials.search(text):
+            return self._short_texts.encode(text)
+        ids: list[int] = []
+        for ordinary, special in split_special_tokens(text, self._specials):
+            ids += self._short_texts.encode(ordinary)
+            if special is not None:
+                ids.append(self._special_ids[special])
+        return ids
+
+    def _encode_array(self, text: str, scanner: WordScanner) -> TokenIds:
+        windows = scanner.windows([encode_utf8(text)])
+        parts = [ids.astype(self._id_type) for ids, _ in self._encoder.encode(windows)]
+        return np.concatenate([np.empty(0, self._id_type), *parts])
 
     def __repr__(self) -> str:
         specials = list(self._special_ids)
         return f"{type(self).__name__}(vocab_size={self.vocab_size}, special_tokens={specials})"
 
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for ordinary, special in split_special_tokens(text, self._specials):
-            for left_out, word in cover_with_words(ordinary, self._pattern):
-                if left_out:
-                    ids.extend(self._byte_ids[byte] for byte in left_out.encode())
-                if word:
-                    ids.extend(self._encode_word(word))
-            if special is not None:
-                ids.append(self._special_ids[special])
-        return ids
+    def __reduce__(self) -> tuple[Callable[[Vocabulary], Self], tuple[Vocabulary]]:
+        return type(self).from_vocabulary, (self._vocabulary,)
 
-    def _encode_word(self, word: str) -> Sequence[int]:
-        if (known := self._cache.get(word)) is not None:
-            return known
-        ids = apply_merges([self._byte_ids[byte] for byte in word.encode()], self._merges)
-        if len(word) <= _CACHE_WORD_CHARS:
-            if len(self._cache) >= _CACHE_WORDS:
-                self._cache.clear()
-            self._cache[word] = tuple(ids)
-        return ids
+
+def _encode_chunks(chunks: Iterable[str]) -> Iterator[bytes]:
+    index = 0
+    for chunk in chunks:
+        yield encode_utf8(chunk, name="text", offset=index)
+        index += len(chunk)
+
+
+def _groups(texts: Sequence[bytes], size_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of texts of about `size_bytes` together."""
+    first, gathered = 0, 0
+    for number, text in enumerate(texts):
+        gathered += len(text)
+        if gathered >= size_bytes:
+            yield first, number + 1
+            first, gathered = number + 1, 0
+    if first < len(texts):
+        yield first, len(texts)

@@ -1,7 +1,7 @@
 """The vocabulary: everything that training learned, and nothing else."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import fspath
 from pathlib import Path
@@ -13,7 +13,8 @@ from ._pretokenize import check_special_tokens
 from ._printable import from_printable, to_printable
 from ._stream import StrPath
 
-_FORMAT, _VERSION = "scratch-bpe", 1
+_FORMAT = "scratch-bpe"
+_PLAIN, _WITH_WHOLE_WORDS = 1, 2  # versions of the file
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,22 @@ class Vocabulary:
         merges: pairs of tokens in order of creation; each product is a token too.
         special_tokens: strings that are tokens as a whole.
         pattern: the regular expression of words; a name in `PATTERNS` is replaced by its own.
+        whole_words: tokens that a word spelt exactly so becomes, although applying the merges to
+            its bytes would not lead there; a word is looked up here before anything is merged.
+            They stand in the order of their ids.
 
     Raises:
         TypeError: if ids are not whole numbers or tokens not bytes.
         ValueError: if an id is negative, a token is empty, or a single byte, a part or the product
-            of a merge, or a special token is missing.
+            of a merge, a special token or a whole word is missing; if a whole word is a single
+            byte, a special token, or given twice.
     """
 
     tokens: Mapping[int, bytes]
     merges: tuple[tuple[bytes, bytes], ...]
     special_tokens: tuple[str, ...] = ()
     pattern: str = GPT2
+    whole_words: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
         check_tokens(self.tokens)
@@ -56,22 +62,31 @@ class Vocabulary:
         for token in check_special_tokens(self.special_tokens):
             if token.encode() not in known:
                 raise ValueError(f"tokens must hold every special token, got no {token!r}")
+        whole_words = _check_whole_words(self.whole_words, known, self.special_tokens)
         object.__setattr__(self, "tokens", dict(sorted(self.tokens.items())))
         object.__setattr__(self, "merges", tuple(self.merges))
         object.__setattr__(self, "special_tokens", tuple(self.special_tokens))
         object.__setattr__(self, "pattern", resolve_pattern(self.pattern))
+        in_order = dict.fromkeys(token for token in self.tokens.values() if token in whole_words)
+        object.__setattr__(self, "whole_words", tuple(in_order))
 
     def save(self, path: StrPath) -> None:
         """Write one JSON file: versioned, readable, the pattern included; never half a file."""
-        content = {
+        write_atomically(path, self.to_json())
+
+    def to_json(self) -> bytes:
+        """Return what `save` writes."""
+        content: dict[str, object] = {
             "format": _FORMAT,
-            "version": _VERSION,
+            "version": _WITH_WHOLE_WORDS if self.whole_words else _PLAIN,
             "pattern": self.pattern,
             "special_tokens": list(self.special_tokens),
             "tokens": {str(id_): to_printable(token) for id_, token in self.tokens.items()},
             "merges": [" ".join(map(to_printable, merge)) for merge in self.merges],
         }
-        write_atomically(path, json.dumps(content, ensure_ascii=False, indent=0).encode())
+        if self.whole_words:
+            content["whole_words"] = [to_printable(word) for word in self.whole_words]
+        return json.dumps(content, ensure_ascii=False, indent=0).encode()
 
     @classmethod
     def load(cls, path: StrPath) -> Self:
@@ -80,26 +95,29 @@ class Vocabulary:
         Raises:
             ValueError: if the file is not such a file, naming what is wrong with it.
         """
-        content = _read_json_object(path)
+        content = json_object(Path(path).read_bytes(), fspath(path))
         if content.get("format") != _FORMAT:
             raise ValueError(
                 f"{fspath(path)} must be a {_FORMAT} vocabulary, got format "
                 f"{content.get('format')!r}; files of GPT-2 load with Tokenizer.from_files"
             )
-        if content.get("version") != _VERSION:
+        version = content.get("version")
+        if version not in (_PLAIN, _WITH_WHOLE_WORDS):
             raise ValueError(
-                f"{fspath(path)} must have version {_VERSION}, got {content.get('version')!r}; "
-                "a newer scratch-bpe may read it"
+                f"{fspath(path)} must have version {_PLAIN} or {_WITH_WHOLE_WORDS}, "
+                f"got {version!r}; a newer scratch-bpe may read it"
             )
         try:
             special_tokens = content["special_tokens"]
             if not isinstance(special_tokens, list):
                 raise TypeError("special_tokens must be a list")
+            whole_words: Any = content["whole_words"] if version == _WITH_WHOLE_WORDS else ()
             return cls(
                 tokens={int(id_): from_printable(t) for id_, t in content["tokens"].items()},
                 merges=tuple(split_merge(line) for line in content["merges"]),
                 special_tokens=tuple(cast("list[str]", special_tokens)),
                 pattern=content["pattern"],
+                whole_words=tuple(from_printable(word) for word in whole_words),
             )
         except KeyError as error:
             raise ValueError(f"{fspath(path)} must have the key {error.args[0]!r}") from None
@@ -115,48 +133,6 @@ def split_merge(line: str) -> tuple[bytes, bytes]:
     return from_printable(parts[0]), from_printable(parts[1])
 
 
-def read_gpt2_files(
-    vocab_path: StrPath, merges_path: StrPath, special_tokens: tuple[str, ...]
-) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
-    """Read `vocab.json` and `merges.txt` in the format of GPT-2.
-
-    A key of `vocab.json` that is a special token stands for its own UTF-8 bytes, unless it is the
-    one character that spells a byte.
-
-    Raises:
-        ValueError: naming the file, and the line or the token, that is not as it must be.
-    """
-    tokens: dict[int, bytes] = {}
-    for text, token_id in _read_json_object(vocab_path).items():
-        if isinstance(token_id, bool) or not isinstance(token_id, int):
-            raise ValueError(
-                f"{fspath(vocab_path)} must map tokens to ids, got {text!r}: {token_id!r}"
-            )
-        if token_id in tokens:
-            raise ValueError(f"{fspath(vocab_path)} must give each id once, got {token_id} twice")
-        try:
-            special = text in special_tokens and len(text) > 1
-            tokens[token_id] = text.encode() if special else from_printable(text)
-        except ValueError as error:
-            raise ValueError(
-                f"{fspath(vocab_path)}: {error}; name it in special_tokens if it is one"
-            ) from None
-    merges: list[tuple[bytes, bytes]] = []
-    try:
-        text = Path(merges_path).read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{fspath(merges_path)} must be UTF-8: {error}") from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.removesuffix("\r")
-        if not line or (number == 1 and line.startswith("#version")):
-            continue
-        try:
-            merges.append(split_merge(line))
-        except ValueError as error:
-            raise ValueError(f"{fspath(merges_path)}, line {number}: {error}") from None
-    return tokens, merges
-
-
 def check_tokens(tokens: Mapping[Any, Any]) -> None:
     """Refuse ids that are no whole numbers from 0 on, and tokens that are no bytes, or empty."""
     for token_id, token in tokens.items():
@@ -170,11 +146,32 @@ def check_tokens(tokens: Mapping[Any, Any]) -> None:
             raise ValueError(f"tokens must not be empty, got b'' for id {token_id}")
 
 
-def _read_json_object(path: StrPath) -> dict[str, Any]:
+def json_object(data: bytes, name: str) -> dict[str, Any]:
+    """Return the JSON object in the file called `name`, whose content is `data`."""
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{fspath(path)} must be a JSON file: {error}") from None
+        raise ValueError(f"{name} must be a JSON file: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{fspath(path)} must hold a JSON object, got {type(content).__name__}")
+        raise ValueError(f"{name} must hold a JSON object, got {type(content).__name__}")
     return cast("dict[str, Any]", content)
+
+
+def _check_whole_words(
+    whole_words: Sequence[Any], known: set[bytes], special_tokens: Sequence[str]
+) -> set[bytes]:
+    specials = {token.encode() for token in special_tokens}
+    seen: set[bytes] = set()
+    for word in whole_words:
+        if not isinstance(word, bytes):
+            raise TypeError(f"whole_words must be bytes, got {word!r}")
+        if word not in known:
+            raise ValueError(f"tokens must hold every whole word, got no {word!r}")
+        if len(word) == 1:
+            raise ValueError(f"whole_words must be longer than one byte, got {word!r}")
+        if word in specials:
+            raise ValueError(f"whole_words must not be special tokens, got {word!r}")
+        if word in seen:
+            raise ValueError(f"whole_words must be distinct, got {word!r} twice")
+        seen.add(word)
+    return seen

@@ -1,0 +1,77 @@
+"""Work spread over an executor, with results in order and only a few of them waiting."""
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is (0 if nobody knows)."""
+
+# An executor does not tell how many work for it.
+_MOST_UNDER_WAY = 64
+
+
+@contextmanager
+def executor_of(executor: Executor | None, workers: int) -> Generator[Executor | None]:
+    """Give the executor, a pool of processes that ends with the block, or None for one worker."""
+    if executor is not None or workers == 1:
+        yield executor
+        return
+    pool = ProcessPoolExecutor(workers, initializer=_leave_interrupts_to_the_parent)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_in_order(
+    executor: Executor | None, function: Callable[[Task], Result], tasks: Iterable[Task]
+) -> Iterator[tuple[Task, Result]]:
+    """Yield each task with its result, in the order of the tasks."""
+    if executor is None:
+        for task in tasks:
+            yield task, function(task)
+        return
+    under_way: deque[tuple[Task, Future[Result]]] = deque()
+    try:
+        for task in tasks:
+            under_way.append((task, executor.submit(function, task)))
+            if len(under_way) == _MOST_UNDER_WAY:
+                first, future = under_way.popleft()
+                yield first, future.result()
+        while under_way:
+            first, future = under_way.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in under_way:
+            future.cancel()
+
+
+def check_workers(workers: int | None, executor: Executor | None) -> None:
+    """Refuse a number of workers that is none, or one beside an executor."""
+    if workers is None:
+        return
+    if isinstance(workers, bool) or not isinstance(workers, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"workers must be a whole number, got {workers!r}")
+    if workers < 1:
+        raise ValueError(f"workers must be a whole number of at least 1, got {workers!r}")
+    if executor is not None:
+        raise ValueError(f"workers must be None if there is an executor, got workers={workers}")
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
