@@ -95,7 +95,7 @@ def test_the_bytes_of_barriers_are_barrier_whatever_they_are() -> None:
     assert padded == [LETTER, *[BARRIER] * 4, LETTER, SPACE, BARRIER]
 
 
-def test_no_barriers_have_no_bytes() -> None:
+def test_no_barriers_have_no_indices() -> None:
     assert NO_BARRIERS.indices().tolist() == []
 
 

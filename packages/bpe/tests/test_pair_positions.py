@@ -98,17 +98,25 @@ def test_a_position_whose_pair_has_changed_is_passed_over() -> None:
 def test_new_pairs_are_found_by_their_numbers_however_many_come() -> None:
     rng = random.Random(0)
     at = PairPositions(table_of({bytes(rng.choices(b"abc", k=2000)): 7}))
-    for symbol in range(256, 256 + 3000):
+    lists = {n: at.find([n], overlapping=False).lefts.tolist() for n in range(at.num_pairs)}
+    counts = at.counts.tolist()
+    for symbol in range(256, 256 + 9000):
         positions = np.array(sorted(rng.sample(range(1, 2000), k=12)))
         number = at.num_pairs
+        counts += [35, 49]
+        lists |= {number: positions[:5].tolist(), number + 1: positions[5:].tolist()}
         two = np.array([symbol, symbol])
         at.add(positions, np.array([0, 5]), np.array([35, 49]), two, np.array([97, 98]))
         assert at.num_pairs == number + 2
-        assert at.find([number], overlapping=False).lefts.tolist() == positions[:5].tolist()
-        assert at.find([number + 1], overlapping=False).lefts.tolist() == positions[5:].tolist()
-        assert at.counts[number : number + 2].tolist() == [35, 49]
+        for new in (number, number + 1):
+            assert at.find([new], overlapping=False).lefts.tolist() == lists[new]
         assert at.right[number : number + 2].tolist() == [97, 98]
         assert at.left[number] == symbol
+    assert at.counts[: at.num_pairs].tolist() == counts
+    for number in range(9):  # of the bytes: found, where no new pair has come, at the old places
+        still = at.pair_at[lists[number]] == number
+        expected = np.array(lists[number])[still].tolist()
+        assert at.find([number], overlapping=False).lefts.tolist() == expected
 
 
 def test_adding_no_pairs_changes_nothing() -> None:

@@ -157,6 +157,17 @@ def test_a_disputed_token_among_the_known_words_does_no_harm(pattern: str) -> No
         both.check("".join(characters))
 
 
+@pytest.mark.parametrize("word", [b"ab", b"a\x1c", b" ab"], ids=repr)
+def test_whole_words_need_not_be_among_the_known_ones(word: bytes) -> None:
+    tokens = [bytes([byte]) for byte in range(256)] + [b"ab", b" ab", b"a\x1c"]
+    both = Both(Vocabulary(dict(enumerate(tokens)), ((b"a", b"b"),), (), r"[ab\x1c ]+", (word,)))
+    for known in ({}, {"ab": tuple(both.plain.encode("ab"))}):
+        both.short = ShortTexts(r"[ab\x1c ]+", both.plain, known)
+        for text in ("ab", " ab", "a\x1c", "abab", "ab!ab", "-a\x1c-"):
+            both.check(text)
+    assert both.short.encode(word.decode()) == [tokens.index(word)]
+
+
 def test_a_whole_word_is_found_as_a_word_and_not_as_a_part_of_one(vocabulary: Vocabulary) -> None:
     tokens = [bytes([byte]) for byte in range(256)] + [b"ab", b" ab", b"\n\n", b"aaaa"]
     both = Both(Vocabulary(dict(enumerate(tokens)), (), (), GPT2, tuple(tokens[256:])))
@@ -165,38 +176,66 @@ def test_a_whole_word_is_found_as_a_word_and_not_as_a_part_of_one(vocabulary: Vo
     assert both.short.encode("ab ab!") == [256, 257, ord("!")]
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("most_chars", [0, 3, 64])
+def test_merges_in_any_order_are_applied_as_in_the_plain_form(
+    monkeypatch: pytest.MonkeyPatch, seed: int, most_chars: int
+) -> None:
+    monkeypatch.setattr(_short_texts, "_MOST_CHARS", most_chars)
+    rng = random.Random(seed)
+    for _ in range(10):
+        parts = [b"a", b"b", b"c"]
+        merges: list[tuple[bytes, bytes]] = []
+        for _ in range(rng.choice([1, 4, 30])):
+            merges.append((rng.choice(parts), rng.choice(parts)))
+            parts.append(b"".join(merges[-1]))
+        if seed % 2:
+            rng.shuffle(merges)
+        tokens = [bytes([byte]) for byte in range(256)] + sorted({*parts} - {b"a", b"b", b"c"})
+        both = Both(Vocabulary(dict(enumerate(tokens)), tuple(merges)))
+        for _ in range(20):
+            words = ("".join(rng.choices("abc", k=rng.randrange(1, 20))) for _ in range(4))
+            both.check(" ".join(words))
+
+
 @NAMED
-@pytest.mark.parametrize("most_kept", [0, 1, 5])
+@pytest.mark.parametrize("most_added", [0, 1, 5])
 @pytest.mark.parametrize("most_chars", [0, 3, 1000])
-def test_what_is_kept_is_bounded(
+def test_what_is_kept_is_bounded_and_the_seeds_are_never_lost(
     monkeypatch: pytest.MonkeyPatch,
     make_both: MakeBoth,
     pattern: str,
-    most_kept: int,
+    most_added: int,
     most_chars: int,
 ) -> None:
+    monkeypatch.setattr(_short_texts, "_MOST_ADDED", most_added)
+    monkeypatch.setattr(_short_texts, "_MOST_CHARS", most_chars)
     rng = random.Random(0)
     both = make_both(pattern)
-    most_kept += len(both.short._seed)
-    monkeypatch.setattr(_short_texts, "_MOST_KEPT", most_kept)
-    monkeypatch.setattr(_short_texts, "_MOST_CHARS", most_chars)
+    seeds = dict(both.short._known)
+    sizes: set[int] = set()
     for _ in range(200):
-        both.check("".join(rng.choices("abcdef \n", [1] * 6 + [2, 1], k=rng.randrange(40))))
-        for table in (both.short._words, both.short._units):
-            assert len(table) <= max(most_kept, len(both.short._seed) + 1)
-            assert all(key in both.short._seed or len(key) <= most_chars for key in table)
-    if most_kept > len(both.short._seed) and most_chars:
-        assert len(both.short._units) > len(both.short._seed)
+        both.check("".join(rng.choices("abcdef \n\x1c", [9] * 6 + [15, 9, 1], k=rng.randrange(40))))
+        added = {text for text in both.short._known if text not in seeds}
+        assert seeds.items() <= both.short._known.items()
+        assert all(len(text) <= most_chars for text in added)
+        assert not any("\x1c" in text for text in added)
+        sizes.add(len(added))
+    assert max(sizes) <= most_added
+    assert (max(sizes) > 0) == (most_chars > 0 and most_added > 0)
 
 
-@NAMED
-def test_the_seed_is_never_changed(make_both: MakeBoth, pattern: str) -> None:
-    both = make_both(pattern)
-    before = dict(both.short._seed)
-    assert len(before) > 50
-    for text in ("new words here", "and  more\n\n of them", "\x1c"):
-        both.check(text)
-    assert both.short._seed == before
+def test_a_custom_pattern_keeps_its_words_in_bounds(
+    monkeypatch: pytest.MonkeyPatch, make_both: MakeBoth
+) -> None:
+    monkeypatch.setattr(_short_texts, "_MOST_ADDED", 5)
+    rng = random.Random(0)
+    both = make_both(r"\w+")
+    seeds = dict(both.short._known)
+    for _ in range(200):
+        both.check("".join(rng.choices("abc !\x1c", k=rng.randrange(30))))
+        assert seeds.items() <= both.short._known.items()
+        assert len(both.short._known) <= len(seeds) + 5
 
 
 def test_a_text_of_units_seen_before_is_not_cut_into_words(
@@ -205,12 +244,23 @@ def test_a_text_of_units_seen_before_is_not_cut_into_words(
     both = make_both(GPT2)
     first = both.short.encode("some words, and more")
 
-    def never(text: str) -> list[int]:
+    def never(text: str) -> tuple[int, ...]:
         raise AssertionError(text)
 
-    monkeypatch.setattr(both.short, "_encode_words", never)
+    monkeypatch.setattr(both.short, "_encode_units", never)
     assert both.short.encode("some words, and more") == first
     assert both.short.encode("some and more") == both.plain.encode("some and more")
+
+
+@NAMED
+@pytest.mark.parametrize("alphabet", [" \n'a!", "\r\t sA1", "\xa0\u3000/l'"])
+def test_a_word_that_stands_alone_is_a_text_of_that_one_word(pattern: str, alphabet: str) -> None:
+    # Which is why words and units may share a table.
+    compiled = compile_pattern(pattern)
+    for length in range(1, 7):
+        for characters in product(alphabet, repeat=length):
+            for word in compiled.findall("".join(characters)):
+                assert compiled.findall(word) == [word]
 
 
 @NAMED
@@ -226,7 +276,7 @@ def test_threads_get_the_plain_ids_while_tables_start_anew(
     monkeypatch: pytest.MonkeyPatch, make_both: MakeBoth, pattern: str
 ) -> None:
     both = make_both(pattern)
-    monkeypatch.setattr(_short_texts, "_MOST_KEPT", len(both.short._seed) + 20)
+    monkeypatch.setattr(_short_texts, "_MOST_ADDED", 20)
     rng = random.Random(0)
     texts = ["".join(rng.choices("abc \n'!\x1c", k=30)) for _ in range(400)]
     expected = [both.plain.encode(text) for text in texts]

@@ -476,7 +476,7 @@ def test_a_remembered_word_cannot_be_changed_from_outside() -> None:
 def test_threads_may_share_a_tokenizer(
     corpus: str, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_short_texts, "_MOST_KEPT", 16)
+    monkeypatch.setattr(_short_texts, "_MOST_ADDED", 16)
     texts = [corpus[start : start + 5000 * (start % 3)] for start in range(0, 40_000, 5000)]
     expected = [Tokenizer.from_vocabulary(vocabulary).encode(text) for text in texts]
     shared, results = Tokenizer.from_vocabulary(vocabulary), [[]] * 8

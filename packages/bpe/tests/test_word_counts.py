@@ -147,13 +147,18 @@ def test_no_words_make_an_empty_table(words: list[bytes]) -> None:
     assert table.flat.dtype == np.uint8
 
 
-def test_memory_grows_with_distinct_words_only(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by", ["adding", "updating"])
+def test_memory_grows_with_distinct_words_only(monkeypatch: pytest.MonkeyPatch, by: str) -> None:
     monkeypatch.setattr(_word_counts, "_FIRST_MERGE", 100)
     counts = WordCounts()
-    keys = keys_of([b"%d" % number for number in range(50)] + [b"abcdefgh%d" % n for n in range(9)])
+    words = [b"%d" % number for number in range(50)] + [b"abcdefgh%d" % n for n in range(9)]
+    keys = keys_of(words)
     sizes: list[int] = []
     for _ in range(200):
-        counts.add(keys)
+        if by == "adding":
+            counts.add(keys)
+        else:
+            counts.update(counts_of(words))
         sizes.append(len(pickle.dumps(counts)))
     assert max(sizes) <= 6 * sizes[0]
     assert set(counter_of(counts.table()).values()) == {200}

@@ -129,6 +129,46 @@ def test_long_texts_in_small_windows_have_the_words_of_the_whole(pattern: str, s
         check(chunks, pattern, ("<|end|>", "<|end|><|end|>"), rng.choice([4, 16, 30, 64, 100]))
 
 
+@pytest.mark.parametrize("pattern", CUSTOM)
+@pytest.mark.parametrize("special_tokens", [(), ("b a",), ("\u4e2d", "aaaaa")], ids=str)
+def test_long_texts_have_the_words_of_the_whole_for_custom_patterns(
+    pattern: str, special_tokens: tuple[str, ...]
+) -> None:
+    rng = random.Random(0)
+    for window_bytes in (16, 64, 64, 200):
+        pieces, weights = (
+            ["a", "b", " ", "\n", *special_tokens],
+            [9] * 4 + [1] * len(special_tokens),
+        )
+        chunks = ["".join(rng.choices(pieces, weights, k=30)) for _ in range(12)]
+        check(chunks, pattern, special_tokens, window_bytes)
+
+
+@NAMED
+@pytest.mark.parametrize("seed", range(10))
+def test_runs_of_white_space_longer_than_a_window_are_cut_as_in_the_whole(
+    pattern: str, seed: int
+) -> None:
+    # What begins a word in a run may depend on a line end that comes windows later.
+    rng = random.Random(seed)
+    for _ in range(6):
+        pieces = [
+            "a",
+            "!",
+            "/",
+            "1",
+            " ",
+            "\n",
+            "\r\n",
+            "\n\n\n",
+            "\t" * 15,
+            "\u3000" * 9,
+            " " * 12,
+        ]
+        chunks = rng.choices(pieces, [1] * 5 + [3] * 6, k=40)
+        check(chunks, pattern, (), rng.choice([4, 16, 30, 64, 100]))
+
+
 @pytest.mark.slow
 @NAMED
 @pytest.mark.parametrize("seed", range(1000, 1400))
@@ -186,7 +226,13 @@ def test_windows_of_texts_have_the_words_of_each_text(
     assert words == Counter(
         chain.from_iterable(plain_words(text, pattern, special_tokens) for text in texts)
     )
-    assert all(len(window.buffer) <= 40 + 4 * 30 + len(texts) for window in windows)
+
+
+def test_small_texts_share_windows_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_words, "WINDOW_BYTES", 1000)
+    windows = list(WordScanner(GPT2).windows_of_texts([b"low lower"] * 1000))
+    assert max(len(window.buffer) for window in windows) <= 1.2 * 1000
+    assert len(windows) <= 10
 
 
 @pytest.mark.parametrize("pattern", [GPT2, CL100K, O200K, r"\w+"])

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ._classes import BoolArray, IntArray
 from ._encode import apply_merges
 from ._merge_table import MAX_SYMBOLS, NO_MERGE, NO_SYMBOL, MergeTable, SymbolArray
+from ._ranges import join_ranges
 from ._word_keys import ByteArray
 
 _MOST_ROUNDS = 64
@@ -164,10 +165,9 @@ def _in_order_of_pieces(
     pieces, symbols, lengths = map(np.concatenate, zip(*done, strict=True))
     place = np.empty(num_pieces, np.int64)
     place[pieces] = np.arange(num_pieces)
-    begins = (np.cumsum(lengths) - lengths)[place]
+    begins = (lengths.cumsum() - lengths)[place]
     counts = lengths[place] - 1
-    ends = np.cumsum(counts)
-    return symbols[np.repeat(begins - (ends - counts), counts) + np.arange(counts.sum())], counts
+    return symbols[join_ranges(begins, counts)], counts
 
 
 def _byte_pairs(flat: ByteArray) -> NDArray[np.uint16]:

@@ -13,15 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._classes import IntArray
+from ._ranges import join_ranges
 
 _FEW = 64
+_AT_ONCE = 2**15  # what fits into the processor's cache
 
 
 class Decoder:
     """The bytes of each id, for one id and for many at once."""
 
     def __init__(self, tokens: Mapping[int, bytes]) -> None:
-        self._tokens = tokens
+        self._tokens = tokens = dict(sorted(tokens.items()))
         self.vocab_size = max(tokens) + 1
         ids = np.fromiter(tokens, np.int64, len(tokens))
         lengths = np.fromiter(map(len, tokens.values()), np.int64, len(tokens))
@@ -48,15 +50,14 @@ class Decoder:
         array = self._as_array(ids) if self._is_dense else None
         if array is None:
             return b"".join(map(self.token_bytes, ids))
-        if not len(array):
-            return b""
-        is_bad = (array < 0) | (array >= self.vocab_size)
+        is_bad = array.view(np.uint64) >= self.vocab_size  # a negative id is a great one
         if is_bad.any():
             self.token_bytes(int(array[is_bad.argmax()]))
-        lengths = self._lengths[array]
-        before = lengths.cumsum() - lengths
-        at = (self._starts[array] - before).repeat(lengths)
-        at += np.arange(len(at))
+        parts = range(0, len(array), _AT_ONCE)
+        return b"".join([self._gather(array[start : start + _AT_ONCE]) for start in parts])
+
+    def _gather(self, ids: IntArray) -> bytes:
+        at = join_ranges(self._starts[ids], self._lengths[ids])
         return self._flat[at].tobytes()
 
     @staticmethod

@@ -96,7 +96,10 @@ class ShardManifest:
                 f"{fspath(path)} must be a manifest of {_FORMAT} version {_VERSION}: {error!r}"
             ) from None
         for shard in manifest.shards:
-            found = _num_tokens(manifest.folder / shard.file)
+            try:
+                found = _num_tokens(manifest.folder / shard.file)
+            except (OSError, EOFError, ValueError) as error:
+                found = repr(error)
             if found != shard.num_tokens:
                 raise ValueError(
                     f"{shard.file} must hold {shard.num_tokens} ids, got {found}; "
@@ -147,8 +150,9 @@ def encode_files(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     digest = _write_plan(tokenizer, folder, plan, end_of_file, errors)
-    for unfinished in folder.glob(".shard-*.npy.*.tmp"):  # of a process that was killed
-        unfinished.unlink()
+    for name in ("shard-*.npy", _PLAN, _TOKENIZER, _MANIFEST):
+        for unfinished in folder.glob(f".{name}.*.tmp"):  # of a process that was killed
+            unfinished.unlink(missing_ok=True)
 
     missing = [shard for shard in plan if not (folder / shard.file).exists()]
     total_bytes = sum(shard.size for shard in plan)
@@ -164,7 +168,7 @@ def encode_files(
                 if progress is not None:
                     progress("encode", done_bytes, total_bytes)
     finally:
-        del _HANDED_DOWN[digest]
+        _HANDED_DOWN.pop(digest, None)  # which another thread may have done
     return _write_manifest(tokenizer, folder, plan)
 
 
@@ -226,13 +230,15 @@ def _plan(parts: Sequence[Part], shard_bytes: int) -> list[_ShardPlan]:
     """Put parts together until a shard is full."""
     plan: list[_ShardPlan] = []
     gathered: list[tuple[Part, bool]] = []
+    gathered_bytes = 0
     for number, part in enumerate(parts):
         following = parts[number + 1] if number + 1 < len(parts) else None
         ends_file = following is None or following.start == 0
         gathered.append((part, ends_file))
-        if following is None or sum(each.size for each, _ in gathered) >= shard_bytes:
+        gathered_bytes += part.size
+        if following is None or gathered_bytes >= shard_bytes:
             plan.append(_ShardPlan(f"shard-{len(plan):05d}.npy", tuple(gathered)))
-            gathered = []
+            gathered, gathered_bytes = [], 0
     return plan
 
 

@@ -1,55 +1,25 @@
-"""Text to ids, the array form: look up every word of a window, and encode the unseen ones together.
+"""Text to ids, the array form: windows of words through the tables of `_word_ids`.
 
-The words of several windows are looked up in the tables of `_word_cache`, those not found are
-encoded in one batch, and then each window's values are spread out to ids. A value below `_SPAN` is
-an id; above, it is the number of a span of ids, which may have any length, none included.
+Several windows are looked up before what none of the tables knew is encoded, in one batch. Threads
+take turns at the tables; cutting text into words they do at the same time.
 """
 
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ._batched_encode import BatchedMerges
 from ._classes import IntArray
-from ._word_cache import MediumWords, ShortWords, ValueArray
-from ._word_keys import (
-    MEDIUM_BYTES,
-    ByteArray,
-    KeyArray,
-    WordKeys,
-    sort_medium,
-    spell_long,
-    spell_medium,
-    spell_short,
-)
-from ._words import Window
+from ._word_cache import ValueArray
+from ._word_ids import NOTHING, IdArray, Unseen, WordIds
+from ._words import SEPARATOR, Window
 
-IdArray = NDArray[np.uint32]
-
-_SPAN = np.uint32(2**31)
-_NOTHING = _SPAN  # span 0, which is empty
-_UNKNOWN = 2**32 - 1
-_NONE = np.empty(0, np.int64)
 WINDOWS_AT_ONCE = 16
-
-_SHORT_BITS, _MEDIUM_BITS = 17, 17
-_LONG_WORDS, _LONG_BYTES = 2**16, 128
-_MOST_SPAN_IDS = 2**21
-
-
-class _Unseen(NamedTuple):
-    """Words that are in no table, with the values that wait for them: all, at some places."""
-
-    short: list[tuple[ValueArray, IntArray, KeyArray]]
-    medium: list[tuple[ValueArray, IntArray, KeyArray, KeyArray]]
-    long: list[tuple[ValueArray, IntArray, list[bytes]]]
 
 
 class Encoder:
@@ -71,200 +41,59 @@ class Encoder:
         whole_words: Mapping[bytes, int],
         special_ids: Sequence[int],
     ) -> None:
-        self._tokens, self._ids, self._merges = tokens, ids, merges
-        self._whole_words = whole_words
+        self._tables_for = (tokens, ids, merges, whole_words)
         # The last one is that of SEPARATOR, which is -1.
-        self._special_values = np.array([*special_ids, _NOTHING], np.uint32)
+        self._special_values = np.array([*special_ids, NOTHING], np.uint32)
         self._lock = threading.Lock()
-        self._forget()
+        self._tables = WordIds(*self._tables_for)
         _renew_locks_after_fork()
         _ENCODERS.add(self)
 
     def encode(
         self, windows: Iterable[Window], *, at_once: int = WINDOWS_AT_ONCE
-    ) -> Iterator[tuple[IdArray, IntArray]]:
-        """Yield the ids of each window, and how many there are up to the end of each word.
-
-        A separator has none. `at_once` windows are held in memory and encoded together.
-        """
+    ) -> Iterator[IdArray]:
+        """Yield the ids of each window. `at_once` of them are encoded together."""
         remaining = iter(windows)
-        while batch := list(islice(remaining, at_once)):
+        while True:
+            tables, unseen, waiting = self._tables_with_room(), Unseen(), list[ValueArray]()
+            # The lock is not held while windows are made: who makes them may use this encoder.
+            for window in islice(remaining, at_once):
+                with self._lock:
+                    waiting.append(self._look_up(tables, window, unseen))
+            if not waiting:
+                return
             with self._lock:
-                if self._num_span_ids > _MOST_SPAN_IDS:
-                    self._forget()
-                unseen = _Unseen([], [], [])
-                values = [self._look_up(window, unseen) for window in batch]
-                self._fill_in(unseen, self._encode_words)
-                for window, found in zip(batch, values, strict=True):
-                    found[window.special_words] = self._special_values[window.special_tokens]
-                spread = [self._spread(found) for found in values]
+                tables.encode(unseen)
+                spread = [tables.spread(values)[0] for values in waiting]
             yield from spread
+
+    def encode_parted(self, window: Window) -> tuple[IdArray, IntArray]:
+        """Return the ids of a window, and how many of them stand before each separator."""
+        tables, unseen = self._tables_with_room(), Unseen()
+        with self._lock:
+            values = self._look_up(tables, window, unseen)
+            tables.encode(unseen)
+            ids, ends = tables.spread(values)
+        return ids, ends[window.special_words[window.special_tokens == SEPARATOR]]
 
     def renew_lock(self) -> None:
         """Make a new lock in a forked process: of the old one nobody may be left to release it."""
         if self._lock.locked():  # another thread was about to change the tables
-            self._forget()
+            self._tables = WordIds(*self._tables_for)
         self._lock = threading.Lock()
 
-    def _forget(self) -> None:
-        """Start with tables that hold nothing but the vocabulary."""
-        self._short, self._medium = ShortWords(_SHORT_BITS), MediumWords(_MEDIUM_BITS)
-        self._long: dict[bytes, int] = {}
-        self._span_begins = np.zeros(2**10, np.int64)
-        self._span_lengths = np.zeros(2**10, np.int64)
-        self._span_ids = np.zeros(2**12, np.uint32)
-        self._num_spans, self._num_span_ids = 1, 0
-        joined = b"".join(self._tokens)
-        lengths = np.fromiter(map(len, self._tokens), np.int64, len(self._tokens))
-        window = Window(joined, lengths.cumsum() - lengths, lengths, _NONE, _NONE)
-        unseen = _Unseen([], [], [])
-        self._look_up(window, unseen)
-        self._fill_in(unseen, self._encode_words)
+    def _tables_with_room(self) -> WordIds:
+        """Return the tables, new ones if they are full; who still uses the old ones may go on."""
+        with self._lock:
+            if self._tables.is_full:
+                self._tables = WordIds(*self._tables_for)
+            return self._tables
 
-    def _look_up(self, window: Window, unseen: _Unseen) -> ValueArray:
-        keys = WordKeys(window)
-        values, missing, longer = self._short.find(keys.short)
-        if len(missing):
-            unseen.short.append((values, missing, keys.short[missing]))
-        is_medium = keys.lengths[longer] <= MEDIUM_BYTES
-        medium, long = longer[is_medium], longer[~is_medium]
-        if len(medium):
-            low, high = keys.medium(medium)
-            values[medium], missing = self._medium.find(low, high)
-            if len(missing):
-                unseen.medium.append((values, medium[missing], low[missing], high[missing]))
-        if len(long):
-            words = keys.long(long)
-            known = [self._long.get(word, _UNKNOWN) for word in words]
-            found = np.array(known, np.uint32)
-            values[long] = found
-            missing = (found == _UNKNOWN).nonzero()[0]
-            if len(missing):
-                unseen.long.append((values, long[missing], [words[i] for i in missing.tolist()]))
+    def _look_up(self, tables: WordIds, window: Window, unseen: Unseen) -> ValueArray:
+        values = tables.look_up(window, unseen)
+        if len(window.special_words):
+            values[window.special_words] = self._special_values[window.special_tokens]
         return values
-
-    def _fill_in(
-        self, unseen: _Unseen, encode: Callable[[ByteArray, IntArray], ValueArray]
-    ) -> None:
-        """Encode what is unseen, each word once, remember it, and fill in the values."""
-        keys = _joined(keys for *_, keys in unseen.short)
-        low = _joined(low for _, _, low, _ in unseen.medium)
-        high = _joined(high for *_, high in unseen.medium)
-        long = list(dict.fromkeys(word for *_, words in unseen.long for word in words))
-        if not (len(keys) or len(low) or long):
-            return
-        keys, which_key = np.unique(keys, return_inverse=True)
-        order, firsts = sort_medium(low, high)
-        which_pair = np.empty(len(order), np.int64)
-        which_pair[order] = np.arange(len(firsts)).repeat(np.diff(firsts, append=len(order)))
-        low, high = low[order[firsts]], high[order[firsts]]
-
-        spelt = (spell_short(keys), spell_medium(low, high), spell_long(long))
-        flat = np.concatenate([letters for letters, _ in spelt])
-        lengths = np.concatenate([lengths for _, lengths in spelt])
-        values = encode(flat, lengths)
-        short, medium, rest = np.split(values, [len(keys), len(keys) + len(low)])
-        self._short.insert(keys, short)
-        self._medium.insert(low, high, medium)
-        _fill(((waiting, at) for waiting, at, _ in unseen.short), short[which_key])
-        _fill(((waiting, at) for waiting, at, *_ in unseen.medium), medium[which_pair])
-        value_of = dict(zip(long, rest.tolist(), strict=True))
-        for waiting, at, words in unseen.long:
-            waiting[at] = [value_of[word] for word in words]
-        if len(self._long) + len(value_of) > _LONG_WORDS:
-            self._long.clear()
-        self._long.update((w, v) for w, v in value_of.items() if len(w) <= _LONG_BYTES)
-
-    def _encode_words(self, flat: ByteArray, lengths: IntArray) -> ValueArray:
-        """Return a value for each word, put together from the values of its pieces."""
-        ends = lengths.cumsum()
-        if self._whole_words:  # a piece is no word, and what it spells may be one as a whole
-            values = self._encode_pieces(flat, lengths)
-            self._put_whole_words(flat, ends, values)
-            return values
-        begins = self._merges.begins_piece(flat)
-        begins[ends[:-1]] = True
-        starts = begins.nonzero()[0]
-        piece_lengths = np.diff(starts, append=len(flat))
-        pieces = Window(flat.tobytes(), starts, piece_lengths, _NONE, _NONE)
-        unseen = _Unseen([], [], [])
-        piece_values = self._look_up(pieces, unseen)
-        self._fill_in(unseen, self._encode_pieces)
-        ids, id_ends = self._spread(piece_values)
-        last_pieces = starts.searchsorted(ends) - 1
-        values = piece_values[last_pieces]
-        several = np.diff(last_pieces, prepend=-1) > 1
-        counts = np.diff(id_ends[last_pieces], prepend=0)
-        values[several] = self._add_spans(ids[several.repeat(counts)], counts[several])
-        return values
-
-    def _encode_pieces(self, flat: ByteArray, lengths: IntArray) -> ValueArray:
-        symbols, counts = self._merges.apply(flat, lengths)
-        ids = self._ids[symbols]
-        values = ids[counts.cumsum() - 1]
-        several = counts > 1
-        values[several] = self._add_spans(ids[several.repeat(counts)], counts[several])
-        return values
-
-    def _put_whole_words(self, flat: ByteArray, ends: IntArray, values: ValueArray) -> None:
-        text = flat.tobytes()
-        begin = 0
-        for number, end in enumerate(ends.tolist()):
-            whole = self._whole_words.get(text[begin:end])
-            if whole is not None:
-                values[number] = whole
-            begin = end
-
-    def _add_spans(self, ids: IdArray, lengths: IntArray) -> ValueArray:
-        """Return the values of new spans that hold these ids, one after another."""
-        start, ids_start = self._num_spans, self._num_span_ids
-        self._num_spans += len(lengths)
-        self._num_span_ids += len(ids)
-        self._span_begins = _with_room(self._span_begins, self._num_spans)
-        self._span_lengths = _with_room(self._span_lengths, self._num_spans)
-        self._span_ids = _with_room(self._span_ids, self._num_span_ids)
-        self._span_ids[ids_start : self._num_span_ids] = ids
-        self._span_begins[start : self._num_spans] = lengths.cumsum() - lengths + ids_start
-        self._span_lengths[start : self._num_spans] = lengths
-        return np.arange(start, self._num_spans, dtype=np.uint32) | _SPAN
-
-    def _spread(self, values: ValueArray) -> tuple[IdArray, IntArray]:
-        """Put the ids of the spans in place of their values."""
-        several = (values >= _SPAN).nonzero()[0]
-        counts = np.ones(len(values), np.int64)
-        spans = (values[several] ^ _SPAN).astype(np.intp)
-        lengths, begins = self._span_lengths[spans], self._span_begins[spans]
-        counts[several] = lengths
-        ends = counts.cumsum()
-        if not len(several):
-            return values, ends
-        starts = ends - counts
-        ids = np.empty(int(ends[-1]) + 1, np.uint32)
-        ids[starts] = values  # those of spans are overwritten, empty ones by what follows
-        before = lengths.cumsum() - lengths
-        offsets = np.arange(int(lengths.sum()))
-        into = offsets + (starts[several] - before).repeat(lengths)
-        ids[into] = self._span_ids[offsets + (begins - before).repeat(lengths)]
-        return ids[:-1], ends
-
-
-def _joined(arrays: Iterable[KeyArray]) -> KeyArray:
-    return np.concatenate([np.empty(0, np.uint64), *arrays])
-
-
-def _fill(waiting: Iterable[tuple[ValueArray, IntArray]], values: ValueArray) -> None:
-    start = 0
-    for target, at in waiting:
-        target[at] = values[start : start + len(at)]
-        start += len(at)
-
-
-def _with_room(column: NDArray[Any], size: int) -> NDArray[Any]:
-    if size <= len(column):
-        return column
-    longer = np.zeros(max(size, 2 * len(column)), column.dtype)
-    longer[: len(column)] = column
-    return longer
 
 
 _ENCODERS: weakref.WeakSet[Encoder] = weakref.WeakSet()

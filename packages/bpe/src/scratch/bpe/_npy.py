@@ -43,7 +43,7 @@ class NpyWriter:
 
     def write(self, values: NDArray[Any]) -> None:
         """Append the values."""
-        self._file.write(values.astype(self._dtype, copy=False).data)
+        self._file.write(np.ascontiguousarray(values, self._dtype).data)
         self.size += len(values)
 
     def __exit__(

@@ -11,18 +11,19 @@ from os import fspath
 from pathlib import Path
 
 from ._read import is_compressed
-from ._stream import StrPath, safe_cuts
+from ._stream import StrPath, cut_margin, safe_cuts
 
 _WINDOW_BYTES = 2**16
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a file, in bytes; `stop` is None for a compressed file, which has only one.
+    """A part of a file, in bytes.
 
     Attributes:
         path: the file.
-        start, stop: where the part begins and ends.
+        start, stop: where the part begins and ends; `stop` is None for the only part of a file
+            that is compressed, or of which nobody knows how long it is.
         size: how many bytes of the file it is.
     """
 
@@ -41,12 +42,12 @@ def split_into_parts(
 ) -> Iterator[Part]:
     """Yield parts of about `part_bytes` that cover all files in order.
 
-    A part is longer where there is no safe place to cut. An empty file is one empty part.
+    A part is longer where there is no safe place to cut. An empty file is one part, too.
     """
     for path in paths:
         name = fspath(path)
         size = Path(path).stat().st_size
-        if not Path(path).is_file() or (size and is_compressed(path)):
+        if not size or not Path(path).is_file() or is_compressed(path):
             yield Part(name, 0, None, size)
             continue
         start = 0
@@ -63,15 +64,14 @@ def _find_cut(
     path: Path, near: int, size: int, pattern: str, special_tokens: tuple[str, ...]
 ) -> int | None:
     """Return the first safe cut after `near`, in bytes, or None if there is none."""
-    window_bytes = _WINDOW_BYTES
+    # Windows overlap by both their margins, of characters that may have four bytes.
+    overlap_bytes = 2 * 4 * cut_margin(special_tokens)
+    window_bytes = max(_WINDOW_BYTES, 2 * overlap_bytes)
     with path.open("rb") as file:
-        while near < size:
-            file.seek(near)
+        for start in range(near, size, window_bytes - overlap_bytes):
+            file.seek(start)
             # Bytes that are no UTF-8, or a character cut in two, become one character each.
             text = file.read(window_bytes).decode("utf-8", "surrogateescape")
             for cut in safe_cuts(text, pattern=pattern, special_tokens=special_tokens):
-                return near + len(text[:cut].encode("utf-8", "surrogateescape"))
-            if near + window_bytes >= size:
-                return None
-            window_bytes *= 2
+                return start + len(text[:cut].encode("utf-8", "surrogateescape"))
     return None

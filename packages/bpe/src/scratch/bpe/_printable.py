@@ -8,20 +8,24 @@ from functools import lru_cache
 
 
 @lru_cache(maxsize=1)
-def _characters() -> tuple[str, ...]:
+def _characters() -> dict[int, str]:
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare = iter(range(0x100, 0x200))
-    return tuple(chr(byte) if byte in visible else chr(next(spare)) for byte in range(256))
+    return {byte: chr(byte) if byte in visible else chr(next(spare)) for byte in range(256)}
+
+
+class _Bytes(dict[int, int]):
+    def __missing__(self, character: int) -> int:
+        raise ValueError(f"got {chr(character)!r}")
 
 
 @lru_cache(maxsize=1)
-def _bytes() -> dict[str, int]:
-    return {character: byte for byte, character in enumerate(_characters())}
+def _bytes() -> _Bytes:
+    return _Bytes({ord(character): byte for byte, character in _characters().items()})
 
 
 def to_printable(token: bytes) -> str:
-    characters = _characters()
-    return "".join(characters[byte] for byte in token)
+    return token.decode("latin-1").translate(_characters())
 
 
 def from_printable(text: str) -> bytes:
@@ -30,10 +34,9 @@ def from_printable(text: str) -> bytes:
     Raises:
         ValueError: naming the first character that spells no byte.
     """
-    table = _bytes()
     try:
-        return bytes(table[character] for character in text)
-    except KeyError as error:
+        return text.translate(_bytes()).encode("latin-1")
+    except ValueError as error:
         raise ValueError(
-            f"a token must be spelt in GPT-2's byte characters, got {error.args[0]!r} in {text!r}"
+            f"a token must be spelt in GPT-2's byte characters, {error} in {text!r}"
         ) from None

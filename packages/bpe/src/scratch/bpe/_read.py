@@ -3,13 +3,14 @@
 Compression is told by the first bytes, which no UTF-8 text begins with.
 """
 
+import codecs
 import gzip
+import io
 import os
 import stat
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from io import BufferedReader
 from os import fspath
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -21,6 +22,7 @@ Errors = Literal["strict", "replace"]
 BLOCK_BYTES = 2**21
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_ZSTD_PIECE_BYTES = 2**12  # which can become 128 MB
 
 
 def read_blocks(
@@ -41,24 +43,29 @@ def read_blocks(
 
     Raises:
         ValueError: if the file is not UTF-8, naming the file and the offset in bytes, is cut off,
-            or gets shorter while it is read.
+            or gets shorter while it is read; if `block_bytes` is less than 1, or `stop` before
+            `start`.
         ImportError: if it is a zstd file, and the extra is missing that reads it.
         OSError: if it cannot be read.
     """
     check_errors(errors)
+    if block_bytes < 1:
+        raise ValueError(f"block_bytes must be at least 1, got {block_bytes}")
+    if start < 0 or (stop is not None and stop < start):
+        raise ValueError(f"start and stop must be 0 <= start <= stop, got {start} and {stop}")
     name = fspath(path)
     offset = start  # of `held`
     held = b""
-    with Path(path).open("rb") as file, _uncompressed(file, name) as (source, is_plain):
-        mode = os.fstat(file.fileno())
-        if is_plain and stop is None and stat.S_ISREG(mode.st_mode):
-            stop = mode.st_size
+    with Path(path).open("rb") as file, _uncompressed(file, name) as (source, compression):
+        about = os.fstat(file.fileno())
+        if compression is None and stop is None and stat.S_ISREG(about.st_mode):
+            stop = about.st_size or None  # files that are made up while they are read have size 0
         if start:
             source.seek(start)
         position = start
         while stop is None or position < stop:
             most = block_bytes if stop is None else min(block_bytes, stop - position)
-            block = _read(source.read, most, name)
+            block = _read(source.read, most, name, compression)
             if not block:
                 break
             position += len(block)
@@ -94,47 +101,30 @@ def _checked(
     """Return the UTF-8 in `data`, and a last character that is not complete."""
     if data.isascii():
         return data, b""
-    end = len(data)
-    if not final:
-        end = _end_of_last_character(data)
     try:
-        data[:end].decode()
+        text, size = codecs.utf_8_decode(data, errors, final)
     except UnicodeDecodeError as error:
-        if errors == "replace":
-            return data[:end].decode(errors="replace").encode(), data[end:]
         raise ValueError(
             f"{name} must be UTF-8, got byte 0x{data[error.start]:02x} "
             f"at byte offset {offset + error.start}: {error.reason}"
         ) from None
-    return data[:end], data[end:]
-
-
-def _end_of_last_character(data: bytes) -> int:
-    """Return where a last character begins that may go on, else the end."""
-    for back in range(1, min(3, len(data)) + 1):
-        byte = data[-back]
-        if byte >= 0xC0:
-            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return len(data) - back if length > back else len(data)
-        if byte < 0x80:
-            break
-    return len(data)
+    return (data[:size] if errors == "strict" else text.encode()), data[size:]
 
 
 @contextmanager
-def _uncompressed(file: BufferedReader, name: str) -> Generator[tuple[IO[bytes], bool]]:
+def _uncompressed(file: io.BufferedReader, name: str) -> Generator[tuple[IO[bytes], str | None]]:
     begin = file.peek(4)
     if begin.startswith(_GZIP):
         with gzip.GzipFile(fileobj=file) as source:
-            yield cast("IO[bytes]", source), False
+            yield cast("IO[bytes]", source), "gzip"
     elif begin.startswith(_ZSTD):
         with _zstd_reader(file, name) as source:
-            yield source, False
+            yield source, "zstd"
     else:
-        yield file, True
+        yield file, None
 
 
-def _zstd_reader(file: BufferedReader, name: str) -> IO[bytes]:
+def _zstd_reader(file: io.BufferedReader, name: str) -> IO[bytes]:
     try:
         import zstandard  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -142,16 +132,45 @@ def _zstd_reader(file: BufferedReader, name: str) -> IO[bytes]:
             f"{name} is compressed with zstd, which takes an extra to read: "
             'pip install "scratch-bpe[zstd]"'
         ) from None
-    decompressor: Any = zstandard.ZstdDecompressor()  # pyright: ignore
-    return decompressor.stream_reader(file, read_across_frames=True)  # pyright: ignore
+    return io.BufferedReader(_ZstdFrames(file, zstandard.ZstdDecompressor()))  # pyright: ignore
 
 
-def _read(read: Callable[[int], bytes], size: int, name: str) -> bytes:
+class _ZstdFrames(io.RawIOBase):
+    """What is in the frames of a zstd file, one after another.
+
+    The readers of `zstandard` itself take the end of the file for the end of a frame.
+    """
+
+    def __init__(self, file: io.BufferedReader, decompressor: Any) -> None:
+        self._file, self._decompressor = file, decompressor
+        self._frame: Any = None
+        self._compressed, self._ready = b"", memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            self._compressed = self._compressed or self._file.read(_ZSTD_PIECE_BYTES)
+            if not self._compressed:
+                if self._frame is not None:
+                    raise EOFError("its last frame is cut off")
+                return 0
+            self._frame = self._frame or self._decompressor.decompressobj()
+            self._ready = memoryview(self._frame.decompress(self._compressed))
+            self._compressed = self._frame.unused_data
+            if self._frame.eof:
+                self._frame = None
+        size = min(len(buffer), len(self._ready))
+        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
+        return size
+
+
+def _read(read: Callable[[int], bytes], size: int, name: str, compression: str | None) -> bytes:
     try:
         return read(size)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{name} must be a whole gzip file: {error}") from None
     except Exception as error:
-        if type(error).__name__ == "ZstdError":
-            raise ValueError(f"{name} must be a whole zstd file: {error}") from None
+        is_broken = isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile))
+        if is_broken or type(error).__name__ == "ZstdError":
+            raise ValueError(f"{name} must be a whole {compression} file: {error}") from None
         raise

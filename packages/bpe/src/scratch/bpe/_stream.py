@@ -98,23 +98,33 @@ def last_safe_cut(text: str, *, pattern: str, special_tokens: tuple[str, ...] = 
 def safe_cuts(text: str, *, pattern: str, special_tokens: tuple[str, ...] = ()) -> Iterator[int]:
     """Yield safe cuts of `text`, which stands anywhere in a longer text, ascending.
 
-    Not all of them: none near either end, where a character or a special token may be cut in two,
-    and none inside what may be a special token. For a custom pattern: where a special token ends
-    that no other one can overlap.
+    Not all of them: none nearer than `cut_margin` to either end, and none inside what may be a
+    special token. For a custom pattern: where a special token ends that no other one can cross.
     """
     possible = _possible_special_tokens(text, special_tokens)
-    margin = 2 * max(map(len, special_tokens), default=0) + 4
+    inside = bytearray(len(text) + 1)
+    for start, end in possible:
+        inside[start + 1 : end] = b"\1" * (end - start - 1)
+    margin = cut_margin(special_tokens)
     safe_cut = _SAFE_CUT.get(pattern)
     if safe_cut is not None:
         candidates = (match.start() for match in safe_cut.finditer(text, margin))
     else:
-        alone = [span for span in possible if sum(_overlap(span, other) for other in possible) == 1]
-        candidates = iter(sorted(end for _, end in alone))
+        # If nothing crosses its end either, it is the longest that starts there.
+        candidates = iter(sorted(end for start, end in possible if not inside[start]))
     for cut in candidates:
         if cut > len(text) - margin:
             return
-        if cut >= margin and not any(start < cut < end for start, end in possible):
+        if cut >= margin and not inside[cut]:
             yield cut
+
+
+def cut_margin(special_tokens: tuple[str, ...]) -> int:
+    """Return how many characters at either end of a text `safe_cuts` leaves alone.
+
+    There a character may be cut in two, or a special token, or one that crosses the next.
+    """
+    return 2 * max(map(len, special_tokens), default=0) + 4
 
 
 def _possible_special_tokens(text: str, special_tokens: tuple[str, ...]) -> list[tuple[int, int]]:
@@ -124,10 +134,6 @@ def _possible_special_tokens(text: str, special_tokens: tuple[str, ...]) -> list
         for token in special_tokens
         for match in regex.finditer(regex.escape(token), text, overlapped=True)
     ]
-
-
-def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    return one[0] < other[1] and other[0] < one[1]
 
 
 def read_text(

@@ -30,7 +30,7 @@ from ._short_texts import ShortTexts
 from ._stream import StrPath
 from ._tiktoken import read_tiktoken, write_tiktoken
 from ._vocabulary import Vocabulary, check_tokens
-from ._words import SEPARATOR, WINDOW_BYTES, WordScanner, join_texts
+from ._words import WINDOW_BYTES, WordScanner, join_texts
 from ._workers import Progress
 
 # Below, looking up units is faster than arrays are.
@@ -85,14 +85,13 @@ class Tokenizer:
         for token in specials:
             if token.encode() not in known:
                 tokens[max(tokens, default=-1) + 1] = token.encode()
-        if tokens and max(tokens) > _MOST_ID:
-            raise ValueError(f"ids must be less than 2**31, got {max(tokens)}")
-        self._vocabulary = Vocabulary(tokens, tuple(merges), specials, pattern, tuple(whole_words))
-        self._prepare()
+        self._prepare(Vocabulary(tokens, tuple(merges), specials, pattern, tuple(whole_words)))
 
-    def _prepare(self) -> None:
-        """Make the tables of the array form."""
-        vocabulary = self._vocabulary
+    def _prepare(self, vocabulary: Vocabulary) -> None:
+        """Make all tables."""
+        if max(vocabulary.tokens) > _MOST_ID:
+            raise ValueError(f"ids must be less than 2**31, got {max(vocabulary.tokens)}")
+        self._vocabulary = vocabulary
         plain = PlainEncoder(vocabulary)
         self._special_ids = plain.special_ids
         self._decoder = Decoder(vocabulary.tokens)
@@ -103,10 +102,12 @@ class Tokenizer:
 
         # The merges know symbols, which have no gaps, and of ids that spell the same only one.
         symbols = {token_id: symbol for symbol, token_id in enumerate(plain.ids.values())}
-        merges = {
-            (symbols[left], symbols[right]): (rank, symbols[product])
-            for (left, right), (rank, product) in plain.merges.items()
-        }
+        merges = plain.merges
+        if any(token_id != symbol for token_id, symbol in symbols.items()):
+            merges = {
+                (symbols[left], symbols[right]): (rank, symbols[product])
+                for (left, right), (rank, product) in plain.merges.items()
+            }
         tokens = list(plain.ids)
         self._encoder = Encoder(
             tokens,
@@ -127,27 +128,21 @@ class Tokenizer:
                 continue
         buffer, separators = join_texts([text.encode() for text in texts])
         window = self._ordinary_scanner.scan(buffer, separators=separators)
-        ((ids, ends),) = self._encoder.encode([window])
-        lasts = ends[window.special_words] - 1
-        single = np.diff(lasts, prepend=-1) == 1
+        ids, stops = self._encoder.encode_parted(window)
+        is_single = (np.diff(stops, prepend=0) == 1).tolist()
+        last_ids = ids[stops - 1].tolist()
         return {
             text: (token_id,)
-            for text, is_single, token_id in zip(
-                texts, single.tolist(), ids[lasts].tolist(), strict=True
-            )
-            if is_single
+            for text, single, token_id in zip(texts, is_single, last_ids, strict=True)
+            if single
         }
 
     @classmethod
     def from_vocabulary(cls, vocabulary: Vocabulary) -> Self:
         """Return the tokenizer of a vocabulary, with its special tokens and its pattern."""
-        return cls(
-            vocabulary.tokens,
-            vocabulary.merges,
-            vocabulary.special_tokens,
-            pattern=vocabulary.pattern,
-            whole_words=vocabulary.whole_words,
-        )
+        tokenizer = cls.__new__(cls)
+        tokenizer._prepare(vocabulary)  # which has been checked already
+        return tokenizer
 
     @classmethod
     def load(cls, path: StrPath) -> Self:
@@ -263,11 +258,9 @@ class Tokenizer:
         for first, last in _groups(encoded, WINDOW_BYTES):
             buffer, separators = join_texts(encoded[first:last])
             window = self._scanner.scan(buffer, separators=separators)
-            ((ids, ends),) = self._encoder.encode([window])
-            is_separator = window.special_tokens == SEPARATOR
-            stops = ends[window.special_words[is_separator]].tolist()
+            ids, stops = self._encoder.encode_parted(window)
             flat = ids.tolist()
-            result += [flat[start:stop] for start, stop in pairwise([0, *stops])]
+            result += [flat[start:stop] for start, stop in pairwise([0, *stops.tolist()])]
         return result
 
     def encode_iterable(self, chunks: Iterable[str]) -> Iterator[int]:
@@ -280,7 +273,7 @@ class Tokenizer:
             ValueError: when an unpaired surrogate is met, naming its index in the joined text.
         """
         windows = self._scanner.windows(_encode_chunks(chunks), window_bytes=_STREAM_WINDOW_BYTES)
-        for ids, _ in self._encoder.encode(windows, at_once=1):
+        for ids in self._encoder.encode(windows, at_once=1):
             yield from ids.tolist()
 
     def encode_to_numpy(self, text: str) -> TokenIds:
@@ -299,7 +292,7 @@ class Tokenizer:
         Raises:
             UnicodeDecodeError: perhaps, if a block is not UTF-8; it is not checked again.
         """
-        for ids, _ in self._encoder.encode(self._scanner.windows(blocks)):
+        for ids in self._encoder.encode(self._scanner.windows(blocks)):
             yield ids.astype(self._id_type)
 
     def encode_files(
@@ -354,7 +347,7 @@ class Tokenizer:
         if len(text) < _SHORT_CHARS:
             return len(self.encode(text))
         windows = self._scanner.windows([encode_utf8(text)])
-        return sum(len(ids) for ids, _ in self._encoder.encode(windows))
+        return sum(len(ids) for ids in self._encoder.encode(windows))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD.
@@ -383,7 +376,7 @@ class Tokenizer:
 
     def _encode_array(self, text: str, scanner: WordScanner) -> TokenIds:
         windows = scanner.windows([encode_utf8(text)])
-        parts = [ids.astype(self._id_type) for ids, _ in self._encoder.encode(windows)]
+        parts = [ids.astype(self._id_type) for ids in self._encoder.encode(windows)]
         return np.concatenate([np.empty(0, self._id_type), *parts])
 
     def __repr__(self) -> str:

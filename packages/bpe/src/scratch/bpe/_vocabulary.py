@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import fspath
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self, cast
 
 from ._files import write_atomically
@@ -112,9 +113,11 @@ class Vocabulary:
             if not isinstance(special_tokens, list):
                 raise TypeError("special_tokens must be a list")
             whole_words: Any = content["whole_words"] if version == _WITH_WHOLE_WORDS else ()
+            # Tokens recur in the merges: each is spelt out, and held, once.
+            spelt = {text: from_printable(text) for text in content["tokens"].values()}
             return cls(
-                tokens={int(id_): from_printable(t) for id_, t in content["tokens"].items()},
-                merges=tuple(split_merge(line) for line in content["merges"]),
+                tokens={int(token_id): spelt[text] for token_id, text in content["tokens"].items()},
+                merges=tuple(split_merge(line, spelt) for line in content["merges"]),
                 special_tokens=tuple(cast("list[str]", special_tokens)),
                 pattern=content["pattern"],
                 whole_words=tuple(from_printable(word) for word in whole_words),
@@ -125,12 +128,14 @@ class Vocabulary:
             raise ValueError(f"{fspath(path)} is not a good vocabulary: {error}") from error
 
 
-def split_merge(line: str) -> tuple[bytes, bytes]:
-    """Return the two tokens of a line such as `Ġ t`."""
-    parts = line.split(" ")
-    if len(parts) != 2 or not all(parts):
+def split_merge(
+    line: str, spelt: Mapping[str, bytes] = MappingProxyType({})
+) -> tuple[bytes, bytes]:
+    """Return the two tokens of a line such as `Ġ t`; `spelt` are tokens that are known already."""
+    left, space, right = line.partition(" ")
+    if not left or not space or not right or " " in right:
         raise ValueError(f"a merge must be two tokens with one space between, got {line!r}")
-    return from_printable(parts[0]), from_printable(parts[1])
+    return spelt.get(left) or from_printable(left), spelt.get(right) or from_printable(right)
 
 
 def check_tokens(tokens: Mapping[Any, Any]) -> None:
