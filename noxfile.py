@@ -63,7 +63,9 @@ def bench(session: nox.Session) -> None:
         path.stem.removeprefix("bench_") for path in ROOT.glob("benchmarks/bench_*.py")
     )
     for name in names or scripts:
-        session.run(UV, "run", "python", f"benchmarks/bench_{name}.py", *options)
+        session.run(
+            UV, "run", "--group", "bench", "python", f"benchmarks/bench_{name}.py", *options
+        )
 
 
 @nox.session(venv_backend="uv")

@@ -164,7 +164,7 @@ def test_the_first_mistake_is_the_one_that_python_finds(path: Path) -> None:
         *(value for value, _ in NOT_UTF8.values()),
     ]
     pieces += ["\u00e9\u20ac\U0001f600".encode()] * 30
-    for _ in range(200):
+    for _ in range(100):
         data = b"".join(rng.choices(pieces, k=8))
         path.write_bytes(data)
         try:
@@ -212,15 +212,12 @@ def test_a_zstd_stream_that_does_not_tell_its_size_is_read(path: Path) -> None:
 
 @COMPRESSED
 def test_a_file_that_is_cut_off_is_refused_wherever(path: Path, pack: Pack) -> None:
-    packed = pack(UNUSUAL + random.Random(0).randbytes(60).hex().encode())
+    packed = pack(UNUSUAL + random.Random(0).randbytes(30).hex().encode())
     for size in range(4, len(packed)):
-        path.write_bytes(packed[:size])
-        for block_bytes in (1, 2**21):
+        for before in (b"", packed):
+            path.write_bytes(before + packed[:size])
             with pytest.raises(ValueError, match=f"{path} must be a whole (gzip|zstd) file: "):
-                read(path, block_bytes=block_bytes)
-        path.write_bytes(packed + packed[:size])
-        with pytest.raises(ValueError, match=f"{path} must be a whole (gzip|zstd) file: "):
-            read(path)
+                read(path, block_bytes=1 if size % 10 == 0 else 2**21)
 
 
 @COMPRESSED
@@ -234,7 +231,7 @@ def test_a_long_file_that_is_cut_off_is_refused(path: Path, pack: Pack) -> None:
 
 
 @COMPRESSED
-@pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
+@pytest.mark.parametrize("flip", [0x01, 0xFF])
 def test_no_broken_byte_changes_what_is_read(path: Path, pack: Pack, flip: int) -> None:
     packed = pack(UNUSUAL * 2)
     harmless = 0

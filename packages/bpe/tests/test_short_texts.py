@@ -238,18 +238,43 @@ def test_a_custom_pattern_keeps_its_words_in_bounds(
         assert len(both.short._known) <= len(seeds) + 5
 
 
-def test_a_text_of_units_seen_before_is_not_cut_into_words(
-    monkeypatch: pytest.MonkeyPatch, make_both: MakeBoth
-) -> None:
+def test_a_text_of_units_seen_before_is_not_cut_into_words(make_both: MakeBoth) -> None:
     both = make_both(GPT2)
     first = both.short.encode("some words, and more")
-
-    def never(text: str) -> tuple[int, ...]:
-        raise AssertionError(text)
-
-    monkeypatch.setattr(both.short, "_encode_units", never)
+    both.short._pattern = None  # type: ignore[assignment]
     assert both.short.encode("some words, and more") == first
     assert both.short.encode("some and more") == both.plain.encode("some and more")
+
+
+@NAMED
+def test_any_units_of_a_text_may_have_been_seen_before(make_both: MakeBoth, pattern: str) -> None:
+    # Then those that have not are no longer next to one another.
+    rng = random.Random(0)
+    for _ in range(60):
+        both = make_both(pattern)
+        texts = ["".join(rng.choices("ab  \n\r'!/\xa0", k=rng.randrange(2, 30))) for _ in range(6)]
+        for text in texts:
+            both.check(text)
+        both.check("".join(texts))
+        both.check(" ".join(reversed(texts)))
+
+
+class NotYet(dict[str, tuple[int, ...]]):
+    """What is in it has only just been put there, by another thread."""
+
+    def __getitem__(self, key: str) -> tuple[int, ...]:
+        raise KeyError(key)
+
+
+@NAMED
+def test_another_thread_may_have_kept_the_units_meanwhile(
+    make_both: MakeBoth, pattern: str
+) -> None:
+    both = make_both(pattern)
+    text = "a b, and\n  more "
+    both.check(text)
+    both.short._known = NotYet(both.short._known)
+    assert both.short.encode(text) == both.plain.encode(text)
 
 
 @NAMED

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scratch.bpe import CL100K, GPT2, O200K, PATTERNS, _stream
 from scratch.bpe._patterns import compile_pattern
 from scratch.bpe._pretokenize import compile_special_tokens, find_words, split_special_tokens
-from scratch.bpe._stream import last_safe_cut, read_text, safe_blocks
+from scratch.bpe._stream import cut_margin, last_safe_cut, read_text, safe_blocks, safe_cuts
 
 NAMED = pytest.mark.parametrize("pattern", [GPT2, CL100K, O200K], ids=list(PATTERNS))
 
@@ -298,3 +298,101 @@ def test_a_file_that_is_not_utf8_is_refused(
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         list(read_text(tmp_path / "nowhere"))
+
+
+def check_cuts(text: str, start: int, stop: int, pattern: str, specials: tuple[str, ...]) -> None:
+    """Cut `text` wherever its middle says, and compare with the whole."""
+    whole = pieces(text, pattern, specials)
+    cuts = list(safe_cuts(text[start:stop], pattern=pattern, special_tokens=specials))
+    assert cuts == sorted(set(cuts))
+    for cut in cuts:
+        sides = text[: start + cut], text[start + cut :]
+        before, after = (pieces(side, pattern, specials) for side in sides)
+        assert before + after == whole, (text, start, stop, cut)
+
+
+@settings(deadline=None, derandomize=True, max_examples=400)
+@given(chunks=CHUNKS.map(lambda chunks: chunks * 3), special_tokens=SPECIALS, data=st.data())
+@NAMED
+def test_a_cut_in_the_middle_is_safe_whatever_stands_around(
+    pattern: str, chunks: list[str], special_tokens: tuple[str, ...], data: st.DataObject
+) -> None:
+    text = "".join(chunks)
+    start = data.draw(st.integers(0, min(9, len(text))))
+    stop = data.draw(st.integers(max(start, len(text) - 9), len(text)))
+    check_cuts(text, start, stop, pattern, special_tokens)
+
+
+@settings(deadline=None, derandomize=True, max_examples=400)
+@given(
+    pattern=st.sampled_from(CUSTOM),
+    chunks=CHUNKS.map(lambda chunks: chunks * 3),
+    special_tokens=SPECIALS,
+    data=st.data(),
+)
+def test_a_cut_in_the_middle_is_safe_for_custom_patterns(
+    pattern: str, chunks: list[str], special_tokens: tuple[str, ...], data: st.DataObject
+) -> None:
+    text = "".join(chunks)
+    start = data.draw(st.integers(0, min(9, len(text))))
+    stop = data.draw(st.integers(max(start, len(text) - 9), len(text)))
+    check_cuts(text, start, stop, pattern, special_tokens)
+
+
+@NAMED
+@pytest.mark.parametrize("special_tokens", [(), ("s a", "a!")])
+def test_no_short_text_is_cut_in_the_middle_unsafely(
+    pattern: str, special_tokens: tuple[str, ...]
+) -> None:
+    around = "z" * cut_margin(special_tokens)
+    for characters in product(" \nas'!/1", repeat=4):
+        text = around + "".join(characters) + around
+        check_cuts(text, 0, len(text), pattern, special_tokens)
+
+
+@NAMED
+def test_cuts_are_where_words_begin_with_a_space(pattern: str) -> None:
+    text = "some words here and there"
+    cuts = list(safe_cuts(text, pattern=pattern))
+    assert [text[cut:].split()[0] for cut in cuts] == ["words", "here", "and", "there"]
+    assert [text[cut] for cut in cuts] == [" "] * 4
+
+
+@NAMED
+def test_no_cut_is_near_either_end(pattern: str) -> None:
+    for special_tokens in ((), ("<s>",), ("<s>", "<a longer one>")):
+        margin = cut_margin(special_tokens)
+        assert margin == 2 * max(map(len, special_tokens), default=0) + 4
+        cuts = list(safe_cuts("a " * 100, pattern=pattern, special_tokens=special_tokens))
+        assert [cut for cut in range(1, 200, 2) if margin <= cut <= 200 - margin] == cuts
+
+
+@NAMED
+def test_no_cut_is_inside_what_may_be_a_special_token(pattern: str) -> None:
+    text = "x" * 20 + "a b c" + "x" * 20
+    for special_tokens, expected in (
+        (("b c", "a b"), []),
+        (("a b",), [23]),
+        (("b c",), [21]),
+        (("b", "a", " "), [21, 23]),
+    ):
+        assert list(safe_cuts(text, pattern=pattern, special_tokens=special_tokens)) == expected
+
+
+def test_for_a_custom_pattern_cuts_are_ends_that_no_special_token_crosses() -> None:
+    def ends(middle: str, *special_tokens: str) -> list[str]:
+        text = "x" * 20 + middle + "x" * 20
+        cuts = safe_cuts(text, pattern="(?s).+", special_tokens=special_tokens)
+        return [text[20:cut] for cut in cuts]
+
+    assert ends("<s> y <s>", "<s>") == ["<s>", "<s> y <s>"]
+    assert ends("<s><s>", "<s>") == ["<s>", "<s><s>"]
+    assert ends("<s><s>", "<s>", "<s><s>") == ["<s><s>"]
+    assert ends("abc", "ab", "bc") == []  # bc is not one, but nobody knows that here
+    assert ends("abc", "abc", "b") == ["abc"]
+    assert ends("no special token", "<s>") == []
+
+
+def test_many_special_tokens_that_overlap_take_no_longer() -> None:
+    for pattern in (GPT2, "(?s).+"):
+        assert list(safe_cuts("a ba" * 50_000, pattern=pattern, special_tokens=("a b", "aa"))) == []

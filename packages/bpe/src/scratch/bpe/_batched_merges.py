@@ -83,6 +83,7 @@ def learn_merges_in_batches(
     `progress` is told after every batch how many merges there are.
     """
     learner = _Learner(words, min_frequency)
+    del words  # which are laid out anew
     while len(learner.merges) < max_merges and learner.merge_batch(max_merges):
         if progress is not None:
             progress(len(learner.merges))

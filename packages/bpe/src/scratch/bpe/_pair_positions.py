@@ -56,10 +56,14 @@ class PairPositions:
     def __init__(self, words: WordTable) -> None:
         self._lay_out(words)
         self._number_byte_pairs()
+        num_positions = len(self.symbols)
+        self.after = np.arange(1, num_positions + 1, dtype=self._arena.dtype)
+        self.after[-1] = num_positions - 1
+        self.before = np.arange(-1, num_positions - 1, dtype=self._arena.dtype)
+        self.before[0] = 0
 
     def _lay_out(self, words: WordTable) -> None:
         num_positions = len(words.flat) + len(words.lengths) + 1
-        index_type = np.int32 if num_positions < 2**31 else np.int64
         weight_type = np.int32 if words.counts.max(initial=0) < 2**31 else np.int64
         is_symbol = np.ones(num_positions, np.bool_)
         is_symbol[0] = False
@@ -68,37 +72,35 @@ class PairPositions:
         self.symbols[is_symbol] = words.flat
         self.weights = np.zeros(num_positions, weight_type)
         self.weights[is_symbol] = words.counts.astype(weight_type).repeat(words.lengths)
-        self.after = np.arange(1, num_positions + 1, dtype=index_type)
-        self.after[-1] = num_positions - 1
-        self.before = np.arange(-1, num_positions - 1, dtype=index_type)
-        self.before[0] = 0
 
     def _number_byte_pairs(self) -> None:
         symbols = self.symbols
-        positions = ((symbols[:-1] >= 0) & (symbols[1:] >= 0)).nonzero()[0]
-        positions = positions.astype(self.after.dtype)
+        index_type = np.int32 if len(symbols) < 2**31 else np.int64
+        positions = ((symbols[:-1] >= 0) & (symbols[1:] >= 0)).nonzero()[0].astype(index_type)
         keys = symbols[positions].astype(np.uint16)
         keys <<= 8
         keys |= symbols[positions + 1].astype(np.uint16)
         order = keys.argsort(kind="stable")
-        keys = keys[order]
         self._arena = positions[order]
+        keys = keys[order]
         del order, positions
         firsts = differs(keys).nonzero()[0]
-        ends = _ends(firsts, len(keys))
         self._arena_size, self.num_pairs = len(keys), len(firsts)
+        # The lists lie in the arena in order of the pairs, so each ends where the next one begins.
+        self._begins = np.append(firsts, len(keys))
         weights = self.weights[self._arena]
         self.counts = np.add.reduceat(weights, firsts, dtype=np.int64) if len(firsts) else firsts
-        self._begins, self._ends = firsts, ends
+        del weights
         self.left = (keys[firsts] >> 8).astype(np.int32)
         self.right = (keys[firsts] & 0xFF).astype(np.int32)
         self.pair_at = np.full(len(symbols), NONE, np.int32)
-        self.pair_at[self._arena] = np.arange(len(firsts), dtype=np.int32).repeat(ends - firsts)
+        numbers = np.arange(len(firsts), dtype=np.int32)
+        self.pair_at[self._arena] = numbers.repeat(np.diff(self._begins))
 
     def find(self, pairs: list[int], *, overlapping: bool) -> Occurrences:
         """Return where the pairs stand; of those that may overlap (`aaa`), every other."""
         numbers = np.array(pairs)
-        begins, ends = self._begins[numbers], self._ends[numbers]
+        begins, ends = self._begins[numbers], self._begins[numbers + 1]
         slices = zip(begins.tolist(), ends.tolist(), strict=True)
         lefts = np.concatenate([self._arena[begin:end] for begin, end in slices]).astype(np.intp)
         which = np.arange(len(pairs)).repeat(ends - begins)
@@ -137,34 +139,27 @@ class PairPositions:
             return
         start, arena_start = self.num_pairs, self._arena_size
         self._make_room(start + added, arena_start + len(positions))
-        ends = _ends(firsts, len(positions))
         numbers = slice(start, start + added)
         self.counts[numbers] = counts
-        self._begins[numbers] = firsts + arena_start
-        self._ends[numbers] = ends + arena_start
         self.left[numbers] = left
         self.right[numbers] = right
+        self._begins[numbers] = firsts + arena_start
+        self._begins[start + added] = arena_start + len(positions)
         self._arena[arena_start : arena_start + len(positions)] = positions
-        self.pair_at[positions] = np.arange(start, start + added).repeat(ends - firsts)
+        is_first = np.zeros(len(positions), np.int64)
+        is_first[firsts] = 1
+        self.pair_at[positions] = is_first.cumsum() + (start - 1)
         self.num_pairs += added
         self._arena_size += len(positions)
 
     def _make_room(self, pairs: int, positions: int) -> None:
         if pairs > len(self.counts):
-            size = max(pairs, 2 * len(self.counts), 2**14)
+            size = max(pairs, len(self.counts) * 3 // 2, 2**14)
             self.counts = _grown(self.counts, size)
-            self._begins, self._ends = _grown(self._begins, size), _grown(self._ends, size)
+            self._begins = _grown(self._begins, size + 1)
             self.left, self.right = _grown(self.left, size), _grown(self.right, size)
         if positions > len(self._arena):
             self._arena = _grown(self._arena, max(positions, len(self._arena) * 5 // 4))
-
-
-def _ends(firsts: Index, size: int) -> Index:
-    """Return where the groups end that begin at `firsts`."""
-    ends = np.empty_like(firsts)
-    ends[:-1] = firsts[1:]
-    ends[-1:] = size
-    return ends
 
 
 def _grown(column: NDArray[Number], size: int) -> NDArray[Number]:

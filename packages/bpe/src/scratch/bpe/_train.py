@@ -82,6 +82,7 @@ def train_bpe(
     with executor_of(executor, workers) as pool:
         for part, found in run_in_order(pool, count, parts):
             counts.update(found)
+            del found  # or it would be held while merges are learnt
             counted_bytes += part.size
             if progress is not None:
                 progress("count", counted_bytes, total_bytes)
