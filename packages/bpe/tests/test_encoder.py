@@ -16,7 +16,7 @@ from scratch.bpe import CL100K, GPT2, O200K, Vocabulary, _word_ids
 from scratch.bpe._batched_encode import BatchedMerges
 from scratch.bpe._encode import PlainEncoder
 from scratch.bpe._encoder import Encoder
-from scratch.bpe._words import WordScanner, join_texts
+from scratch.bpe._words import Window, WordScanner, join_texts
 
 LIMITS = ("_SHORT_BITS", "_MEDIUM_BITS", "_LONG_WORDS", "_LONG_BYTES", "_MOST_SPAN_IDS")
 ROOMY = (17, 17, 2**16, 128, 2**21)
@@ -45,11 +45,11 @@ class Both:
         )
 
     def encode(self, text: str, *, window_bytes: int = 64, at_once: int = 3) -> list[int]:
-        windows = list(self.scanner.windows([text.encode()], window_bytes=window_bytes))
+        windows = self.scanner.windows([text.encode()], window_bytes=window_bytes)
         ids: list[int] = []
-        encoded = self.encoder.encode(windows, at_once=at_once)
-        for _, of_window in zip(windows, encoded, strict=True):
+        for of_window in self.encoder.encode(windows, at_once=at_once):
             assert of_window.dtype == np.uint32
+            assert len(of_window) > 0
             ids += of_window.tolist()
         return ids
 
@@ -212,27 +212,68 @@ def test_no_windows_have_no_ids(vocabulary: Vocabulary) -> None:
 def test_windows_are_taken_as_they_are_wanted(vocabulary: Vocabulary) -> None:
     both, taken = Both(vocabulary), 0
 
-    def windows() -> Iterator[object]:
+    def windows() -> Iterator[Window]:
         nonlocal taken
         while True:
             taken += 1
             yield both.scanner.scan(b"low lower")
 
-    encoded = both.encoder.encode(windows(), at_once=3)  # type: ignore[arg-type]
+    encoded = both.encoder.encode(windows(), at_once=3)
     for number in range(1, 10):
         next(encoded)
         assert taken == 3 * -(-number // 3)
 
 
+@EACH_TINY
+def test_who_makes_the_windows_may_use_the_encoder(limits: Sequence[int]) -> None:
+    # So words may be encoded, and tables made anew, between the windows of one batch.
+    rng = random.Random(0)
+    with limited(limits):
+        for _ in range(8):
+            both = Both(random_vocabulary(rng))
+            text = random_text(rng, 300)
+
+            def windows(both: Both = both, text: str = text) -> Iterator[Window]:
+                for window in both.scanner.windows([text.encode()], window_bytes=30):
+                    start = rng.randrange(len(text))
+                    both.check(text[start : start + 40] + random_text(rng, 20))
+                    yield window
+
+            found = [ids for part in both.encoder.encode(windows(), at_once=5) for ids in part]
+            assert found == both.plain.encode(text)
+
+
+@EACH_TINY
+def test_encodings_under_way_at_the_same_time_do_not_disturb_one_another(
+    limits: Sequence[int],
+) -> None:
+    rng = random.Random(1)
+    with limited(limits):
+        both = Both(random_vocabulary(rng))
+        texts = [random_text(rng, 300) for _ in range(6)]
+        windows = [both.scanner.windows([text.encode()], window_bytes=30) for text in texts]
+        under_way = [both.encoder.encode(each, at_once=2) for each in windows]
+        found: list[list[int]] = [[] for _ in texts]
+        waiting = list(range(len(texts)))
+        while waiting:
+            number = rng.choice(waiting)
+            part = next(under_way[number], None)
+            if part is None:
+                waiting.remove(number)
+            else:
+                found[number] += part.tolist()
+        assert found == [both.plain.encode(text) for text in texts]
+
+
 def test_an_error_among_the_windows_leaves_the_encoder_usable(vocabulary: Vocabulary) -> None:
     both = Both(vocabulary)
 
-    def windows() -> Iterator[object]:
+    def windows() -> Iterator[Window]:
         yield both.scanner.scan(b"low")
         raise ValueError("not UTF-8 from here on")
 
     with pytest.raises(ValueError, match="not UTF-8 from here on"):
-        list(both.encoder.encode(windows()))  # type: ignore[arg-type]
+        list(both.encoder.encode(windows()))
     both.check("low lower")
 
 
