@@ -1,4 +1,4 @@
-"""scratch-bpe beside `rustbpe`, `tokenizers` and `tiktoken`: training, encoding, decoding, starting.
+"""scratch-bpe beside `rustbpe`, `tokenizers` and `tiktoken`: training, encoding, decoding.
 
 Every measurement is a process of its own on one core, program after program and then all of them
 again, so that what disturbs one disturbs the others. Prints a JSON line for each job, program and

@@ -95,7 +95,7 @@ def check(
     assert words_of(windows) == plain_words("".join(chunks), pattern, special_tokens)
 
 
-@settings(deadline=None, derandomize=True, max_examples=400)
+@settings(deadline=None, derandomize=True, max_examples=300)
 @given(chunks=CHUNKS, special_tokens=SPECIAL_TOKENS, window_bytes=st.integers(4, 40))
 @NAMED
 def test_words_of_windows_are_those_of_the_whole(
@@ -104,7 +104,7 @@ def test_words_of_windows_are_those_of_the_whole(
     check(chunks, pattern, special_tokens, window_bytes)
 
 
-@settings(deadline=None, derandomize=True, max_examples=400)
+@settings(deadline=None, derandomize=True, max_examples=300)
 @given(
     pattern=st.sampled_from(CUSTOM),
     chunks=CHUNKS,
@@ -171,7 +171,7 @@ def test_runs_of_white_space_longer_than_a_window_are_cut_as_in_the_whole(
 
 @pytest.mark.slow
 @NAMED
-@pytest.mark.parametrize("seed", range(1000, 1400))
+@pytest.mark.parametrize("seed", range(1000, 1150))
 def test_many_long_texts_in_small_windows_have_the_words_of_the_whole(
     pattern: str, seed: int
 ) -> None:

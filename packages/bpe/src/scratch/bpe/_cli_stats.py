@@ -21,6 +21,7 @@ bpe stats corpus.txt more.txt.gz -t tok.json
 bpe stats corpus.txt -t tok.json --json"""
 
 _LONGEST = 10
+_SHOWN_CHARS = 48
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def _run(settings: Namespace) -> None:
         f"{num_tokens - num_used:,} never\n\nlongest tokens, special ones aside:"
     )
     rows = [
-        [str(row["token"]), *(f"{row[key]:,}" for key in ("id", "bytes", "times_used"))]
+        [_shortened(str(row["token"])), *(f"{row[key]:,}" for key in ("id", "bytes", "times_used"))]
         for row in longest
     ]
     write_result("\n".join(_table(["token", "id", "bytes", "times used"], rows)))
@@ -118,6 +119,10 @@ def _longest_tokens(
         {"id": token_id, "bytes": len(token), "times_used": times, "token": to_printable(token)}
         for token, token_id, times in learnt[:_LONGEST]
     ]
+
+
+def _shortened(token: str) -> str:
+    return token if len(token) <= _SHOWN_CHARS else f"{token[: _SHOWN_CHARS - 1]}\u2026"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -22,7 +22,7 @@ Errors = Literal["strict", "replace"]
 BLOCK_BYTES = 2**18
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_ZSTD_PIECE_BYTES = 2**12  # which can become 128 MB
+_ZSTD_PIECE_BYTES = 2**10  # which can become 32 MB
 
 
 def read_blocks(

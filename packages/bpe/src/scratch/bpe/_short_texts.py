@@ -71,17 +71,11 @@ class ShortTexts:
     def _encode_units(self, units: Sequence[str]) -> dict[str, Ids]:
         """Encode units of one text, in its order, so that their words are those of all joined."""
         words: list[str] = self._pattern.findall("".join(units))
-        found = list(map(self._known.get, words))
-        if None in found:
-            new = {
-                word: self._encode_word(word)
-                for word, ids in zip(words, found, strict=True)
-                if ids is None
-            }
-            self._keep(new)
-            found = [
-                new[word] if ids is None else ids for word, ids in zip(words, found, strict=True)
-            ]
+        known = list(map(self._known.get, words))
+        unknown = [word for word, ids in zip(words, known, strict=True) if ids is None]
+        new = {word: self._encode_word(word) for word in dict.fromkeys(unknown)}
+        self._keep(new)
+        found = [new[word] if ids is None else ids for word, ids in zip(words, known, strict=True)]
         number_at_end = dict(zip(accumulate(map(len, words)), count(1)))
         ends = map(number_at_end.__getitem__, accumulate(map(len, units)))
         result: dict[str, Ids] = {}
@@ -128,7 +122,7 @@ class ShortTexts:
         return tuple(ids)
 
     def _keep(self, new: dict[str, Ids]) -> None:
-        if max(map(len, new)) > _MOST_CHARS:
+        if max(map(len, new), default=0) > _MOST_CHARS:
             new = {text: ids for text, ids in new.items() if len(text) <= _MOST_CHARS}
         if len(self._known) + len(new) > self._num_seeds + _MOST_ADDED:
             # The tokens of the vocabulary were the first to come. A new table, because

@@ -12,6 +12,7 @@ import numpy as np
 
 from ._classes import IntArray
 from ._word_keys import (
+    ABOVE_SHORT,
     MEDIUM_BYTES,
     SHORT_BYTES,
     ByteArray,
@@ -24,7 +25,7 @@ from ._word_keys import (
     spell_short,
 )
 
-_FIRST_MERGE = 2**17
+_FIRST_MERGE = 2**18
 
 
 class WordTable(NamedTuple):
@@ -53,9 +54,10 @@ class WordCounts:
     def add(self, keys: WordKeys) -> None:
         """Count the words of one window."""
         lengths = keys.lengths
-        short = keys.short[(lengths > 0) & (lengths <= SHORT_BYTES)]
+        # Sorting puts special tokens, whose key is 0, first, and longer words last.
+        ordered = np.sort(keys.short)
+        short = ordered[ordered.searchsorted(1) : ordered.searchsorted(ABOVE_SHORT)]
         if len(short):
-            short.sort()
             firsts = differs(short).nonzero()[0]
             self._short.append((short[firsts], np.diff(firsts, append=len(short))))
             self._unmerged += len(firsts)

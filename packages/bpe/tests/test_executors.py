@@ -1,0 +1,269 @@
+"""Training and encoding with executors of all kinds: whoever does the work, it is the same."""
+
+import gzip
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import zstandard
+
+from scratch.bpe import (
+    CL100K,
+    ShardManifest,
+    Tokenizer,
+    Vocabulary,
+    _train,
+    train_bpe,
+    train_bpe_from_iterator,
+)
+
+EOT = "<|endoftext|>"
+KINDS = ["threads", "spawn", "fork", "dask"]
+
+
+@contextmanager
+def dask_executor() -> Iterator[Executor]:
+    distributed = pytest.importorskip("dask.distributed")
+    with (
+        distributed.LocalCluster(
+            processes=True,
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address=None,
+            silence_logs="CRITICAL",
+        ) as cluster,
+        distributed.Client(cluster) as client,
+        client.get_executor() as executor,
+    ):
+        yield executor
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    kind = request.param
+    if kind not in ("threads", "dask", *multiprocessing.get_all_start_methods()):
+        pytest.skip(f"needs {kind}")
+    if kind == "dask":
+        made = dask_executor()
+    elif kind == "threads":
+        made = ThreadPoolExecutor(2)
+    else:
+        made = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(kind))
+    with made as executor:
+        yield executor
+
+
+@pytest.fixture
+def files(tmp_path: Path, corpus: str) -> list[Path]:
+    middle = len(corpus) // 2
+    (tmp_path / "one.txt").write_bytes(corpus[:middle].encode())
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "two.txt").write_bytes(corpus[middle:].encode())
+    return [tmp_path / name for name in ("one.txt", "empty.txt", "two.txt")]
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_part_bytes(monkeypatch, 2000)
+
+
+def set_part_bytes(monkeypatch: pytest.MonkeyPatch, part_bytes: int) -> None:
+    monkeypatch.setattr(_train, "_LEAST_PART_BYTES", part_bytes)
+    monkeypatch.setattr(_train, "_MOST_PART_BYTES", part_bytes)
+
+
+@pytest.fixture
+def nobody_is_left() -> Iterator[None]:
+    before = set(multiprocessing.active_children())
+    yield
+    assert set(multiprocessing.active_children()) == before
+
+
+# --- Any executor
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "o200k"])
+def test_any_executor_learns_the_same(files: list[Path], executor: Executor, pattern: str) -> None:
+    options: dict[str, Any] = {"vocab_size": 500, "special_tokens": [EOT], "pattern": pattern}
+    texts = [path.read_bytes().decode() for path in files]
+    expected = train_bpe_from_iterator(texts, **options)
+    assert train_bpe(files, **options, executor=executor) == expected
+    assert train_bpe(files, **options, executor=executor) == expected  # it can be used again
+
+
+@pytest.mark.parametrize("shard_bytes", [3000, 2**26])
+def test_any_executor_encodes_the_same(
+    vocabulary: Vocabulary, files: list[Path], tmp_path: Path, executor: Executor, shard_bytes: int
+) -> None:
+    tokenizer = Tokenizer.from_vocabulary(vocabulary)
+    options: dict[str, Any] = {"shard_bytes": shard_bytes, "end_of_file": EOT}
+    manifest = tokenizer.encode_files(files, tmp_path / "out", **options, executor=executor)
+    expected: list[int] = []
+    for path in files:
+        expected += tokenizer.encode(path.read_bytes().decode()) + [tokenizer.special_tokens[EOT]]
+    assert np.concatenate(list(manifest.arrays())).tolist() == expected
+    assert ShardManifest.load(tmp_path / "out") == manifest
+    tokenizer.encode_files(files, tmp_path / "alone", **options, workers=1)
+    alone, out = (
+        {p.name: p.read_bytes() for p in (tmp_path / f).iterdir()} for f in ("alone", "out")
+    )
+    assert alone == out
+
+
+def test_progress_is_told_by_any_executor(files: list[Path], executor: Executor) -> None:
+    check_progress(files, executor=executor)
+
+
+def test_an_error_in_any_executor_reaches_the_caller(
+    vocabulary: Vocabulary, files: list[Path], tmp_path: Path, executor: Executor
+) -> None:
+    (tmp_path / "latin").write_bytes(b"some words " * 500 + b"caf\xe9")
+    paths = [*files, tmp_path / "latin"]
+    tokenizer = Tokenizer.from_vocabulary(vocabulary)
+    message = "latin must be UTF-8, got byte 0xe9 at byte offset 5503"
+    with pytest.raises(ValueError, match=message):
+        train_bpe(paths, vocab_size=300, executor=executor)
+    with pytest.raises(ValueError, match=message):
+        tokenizer.encode_files(paths, tmp_path / "out", shard_bytes=2000, executor=executor)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert not list((tmp_path / "out").glob("*.tmp"))
+    train_bpe(files, vocab_size=300, executor=executor)  # and it is none the worse
+
+
+def test_workers_beside_an_executor_are_refused(files: list[Path]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        for workers in (1, 2):
+            with pytest.raises(ValueError, match=f"workers must be None .* workers={workers}"):
+                train_bpe(files, vocab_size=300, workers=workers, executor=pool)
+
+
+# --- Any parts, any number of workers
+
+
+@pytest.mark.usefixtures("nobody_is_left")
+@pytest.mark.parametrize(
+    ("workers", "part_bytes"), [(1, 1), (1, 997), (2, 1), (2, 997), (3, 2**26)]
+)
+def test_workers_and_parts_change_nothing(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch, workers: int, part_bytes: int
+) -> None:
+    options: dict[str, Any] = {"vocab_size": 500, "special_tokens": [EOT, "\n\n"]}
+    expected = train_bpe_from_iterator([path.read_bytes().decode() for path in files], **options)
+    set_part_bytes(monkeypatch, part_bytes)
+    short = files if part_bytes > 1 else [files[0].with_name("short")]
+    if part_bytes == 1:
+        text = files[0].read_bytes().decode()[:4000]
+        short[0].write_bytes(text.encode())
+        expected = train_bpe_from_iterator([text], **options)
+    assert train_bpe(short, **options, workers=workers) == expected
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        gzip.compress,
+        zstandard.compress,
+        lambda data: gzip.compress(data[:99]) + gzip.compress(data[99:]),
+    ],
+    ids=["gzip", "zstd", "gzip in two"],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_compressed_copies_train_the_same(
+    files: list[Path], pack: Callable[[bytes], bytes], workers: int
+) -> None:
+    options: dict[str, Any] = {"vocab_size": 500, "special_tokens": [EOT], "pattern": CL100K}
+    expected = train_bpe(files, **options)
+    for path in files:
+        path.write_bytes(pack(path.read_bytes()))
+    assert train_bpe(files, **options, workers=workers) == expected
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bytes_that_are_not_utf8_may_be_replaced(tmp_path: Path, workers: int) -> None:
+    data = b"some words \xff\xfe and \xe2\x82 more " * 500
+    (tmp_path / "file").write_bytes(data)
+    expected = train_bpe_from_iterator([data.decode(errors="replace")], vocab_size=300)
+    found = train_bpe(tmp_path / "file", vocab_size=300, errors="replace", workers=workers)
+    assert found == expected
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_rare_pairs_are_not_merged(files: list[Path], workers: int) -> None:
+    every = train_bpe(files, vocab_size=2000, special_tokens=[EOT]).merges
+    options: dict[str, Any] = {"vocab_size": 2000, "special_tokens": [EOT], "workers": workers}
+    sizes = []
+    for least in (2, 30, 10**6):
+        merges = train_bpe(files, **options, min_frequency=least).merges
+        assert merges == every[: len(merges)]
+        sizes.append(len(merges))
+    assert len(every) > sizes[0] > sizes[1] > sizes[2] == 0
+
+
+def check_progress(files: list[Path], **options: Any) -> None:
+    calls: list[tuple[str, int, int]] = []
+    vocabulary = train_bpe(
+        files, vocab_size=400, progress=lambda *call: calls.append(call), **options
+    )
+    assert len(vocabulary.merges) == 144
+    assert sorted(stage for stage, _, _ in calls) == [stage for stage, _, _ in calls]
+    total_bytes = sum(path.stat().st_size for path in files)
+    for stage, total in (("count", total_bytes), ("merge", 144)):
+        done = [done for name, done, all_ in calls if (name, all_) == (stage, total)]
+        assert len(done) == sum(name == stage for name, _, _ in calls) > 1
+        assert done == sorted(done)
+        assert done[-1] == total
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_progress_counts_up_to_all_bytes_and_all_merges(files: list[Path], workers: int) -> None:
+    check_progress(files, workers=workers)
+    for path in files:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    check_progress(files, workers=workers)
+
+
+# --- Nobody is left behind
+
+
+def fail(error: type[BaseException], stage: str) -> Callable[[str, int, int], None]:
+    def progress(name: str, done: int, total: int) -> None:
+        if name == stage:
+            raise error
+
+    return progress
+
+
+@pytest.mark.usefixtures("nobody_is_left")
+@pytest.mark.parametrize("stage", ["count", "merge"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_error_of_the_caller_ends_the_workers(
+    files: list[Path], error: type[BaseException], stage: str
+) -> None:
+    with pytest.raises(error):
+        train_bpe(files, vocab_size=300, workers=2, progress=fail(error, stage))
+
+
+@pytest.mark.usefixtures("nobody_is_left")
+def test_an_error_of_a_worker_ends_all(files: list[Path]) -> None:
+    files[1].write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match="must be UTF-8, got byte 0xe9 at byte offset 3"):
+        train_bpe(files, vocab_size=300, workers=2)
+
+
+@pytest.mark.usefixtures("nobody_is_left")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_file_that_vanishes_while_others_are_counted_is_an_error(
+    files: list[Path], workers: int
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"two\.txt"):
+        train_bpe(
+            files,
+            vocab_size=300,
+            workers=workers,
+            progress=lambda *_: files[2].unlink(missing_ok=True),
+        )
