@@ -91,7 +91,7 @@ def test_many_words_have_the_symbols_of_one_by_one(seed: int) -> None:
     test_words_have_the_symbols_of_one_by_one(seed, False)
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=120)
 @given(
     pairs=st.lists(st.tuples(*[st.text("ab", min_size=1, max_size=3).map(str.encode)] * 2)),
     words=st.lists(st.text("abx", min_size=1, max_size=12).map(str.encode), min_size=1),

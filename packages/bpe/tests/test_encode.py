@@ -39,7 +39,7 @@ def merge_tables(draw: st.DrawFn) -> Merges:
     return merges
 
 
-@settings(deadline=None, derandomize=True, max_examples=600)
+@settings(deadline=None, derandomize=True, max_examples=240)
 @given(symbols=st.lists(st.integers(0, 2), max_size=40), merges=merge_tables())
 def test_any_word_follows_the_definition(symbols: list[int], merges: Merges) -> None:
     assert apply_merges(symbols, merges) == apply_one_by_one(symbols, merges)

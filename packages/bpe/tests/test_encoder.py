@@ -3,6 +3,7 @@
 import os
 import random
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -311,11 +312,23 @@ def test_few_long_words_are_kept_and_none_that_is_very_long() -> None:
             assert max(map(len, both.encoder._tables._long)) <= 30
 
 
-@pytest.mark.parametrize("limits", [TINY[0], TINY[2], ROOMY], ids=str)
+@pytest.mark.parametrize("limits", [(1, 1, 1, 20, 2**21), TINY[2], ROOMY], ids=str)
 def test_threads_get_the_ids_of_the_plain_form(
-    vocabulary: Vocabulary, corpus: str, limits: Sequence[int]
+    monkeypatch: pytest.MonkeyPatch,
+    vocabulary: Vocabulary,
+    corpus: str,
+    limits: Sequence[int],
 ) -> None:
-    texts = [corpus[start : start + 3000] for start in range(0, 40_000, 4000)]
+    with_room = _word_ids._with_room
+
+    def slowly(column: np.ndarray, size: int) -> np.ndarray:
+        time.sleep(1e-4)  # in the midst of a change, so that other threads have their turn
+        return with_room(column, size)
+
+    monkeypatch.setattr(_word_ids, "_with_room", slowly)
+    rng = random.Random(0)
+    texts = [corpus[start : start + 2000] for start in range(0, 12_000, 4000)]
+    texts += [" ".join(corpus[at : at + 9] for at in rng.choices(range(9000), k=60)) for _ in "abc"]
     with limited(limits):
         both = Both(vocabulary)
         expected = [both.plain.encode(text) for text in texts]

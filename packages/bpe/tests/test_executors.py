@@ -2,11 +2,16 @@
 
 import gzip
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,18 +33,17 @@ KINDS = ["threads", "spawn", "fork", "dask"]
 
 @contextmanager
 def dask_executor() -> Iterator[Executor]:
-    distributed = pytest.importorskip("dask.distributed")
-    with (
-        distributed.LocalCluster(
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # which are Dask's own
+        distributed = pytest.importorskip("dask.distributed")
+        cluster = distributed.LocalCluster(
             processes=True,
             n_workers=2,
             threads_per_worker=1,
             dashboard_address=None,
             silence_logs="CRITICAL",
-        ) as cluster,
-        distributed.Client(cluster) as client,
-        client.get_executor() as executor,
-    ):
+        )
+    with cluster, distributed.Client(cluster) as client, client.get_executor() as executor:
         yield executor
 
 
@@ -84,83 +88,22 @@ def nobody_is_left() -> Iterator[None]:
     assert set(multiprocessing.active_children()) == before
 
 
-# --- Any executor
-
-
-@pytest.mark.parametrize("pattern", ["gpt2", "o200k"])
-def test_any_executor_learns_the_same(files: list[Path], executor: Executor, pattern: str) -> None:
-    options: dict[str, Any] = {"vocab_size": 500, "special_tokens": [EOT], "pattern": pattern}
-    texts = [path.read_bytes().decode() for path in files]
-    expected = train_bpe_from_iterator(texts, **options)
-    assert train_bpe(files, **options, executor=executor) == expected
-    assert train_bpe(files, **options, executor=executor) == expected  # it can be used again
-
-
-@pytest.mark.parametrize("shard_bytes", [3000, 2**26])
-def test_any_executor_encodes_the_same(
-    vocabulary: Vocabulary, files: list[Path], tmp_path: Path, executor: Executor, shard_bytes: int
-) -> None:
-    tokenizer = Tokenizer.from_vocabulary(vocabulary)
-    options: dict[str, Any] = {"shard_bytes": shard_bytes, "end_of_file": EOT}
-    manifest = tokenizer.encode_files(files, tmp_path / "out", **options, executor=executor)
-    expected: list[int] = []
-    for path in files:
-        expected += tokenizer.encode(path.read_bytes().decode()) + [tokenizer.special_tokens[EOT]]
-    assert np.concatenate(list(manifest.arrays())).tolist() == expected
-    assert ShardManifest.load(tmp_path / "out") == manifest
-    tokenizer.encode_files(files, tmp_path / "alone", **options, workers=1)
-    alone, out = (
-        {p.name: p.read_bytes() for p in (tmp_path / f).iterdir()} for f in ("alone", "out")
-    )
-    assert alone == out
-
-
-def test_progress_is_told_by_any_executor(files: list[Path], executor: Executor) -> None:
-    check_progress(files, executor=executor)
-
-
-def test_an_error_in_any_executor_reaches_the_caller(
-    vocabulary: Vocabulary, files: list[Path], tmp_path: Path, executor: Executor
-) -> None:
-    (tmp_path / "latin").write_bytes(b"some words " * 500 + b"caf\xe9")
-    paths = [*files, tmp_path / "latin"]
-    tokenizer = Tokenizer.from_vocabulary(vocabulary)
-    message = "latin must be UTF-8, got byte 0xe9 at byte offset 5503"
-    with pytest.raises(ValueError, match=message):
-        train_bpe(paths, vocab_size=300, executor=executor)
-    with pytest.raises(ValueError, match=message):
-        tokenizer.encode_files(paths, tmp_path / "out", shard_bytes=2000, executor=executor)
-    assert not (tmp_path / "out" / "manifest.json").exists()
-    assert not list((tmp_path / "out").glob("*.tmp"))
-    train_bpe(files, vocab_size=300, executor=executor)  # and it is none the worse
-
-
-def test_workers_beside_an_executor_are_refused(files: list[Path]) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        for workers in (1, 2):
-            with pytest.raises(ValueError, match=f"workers must be None .* workers={workers}"):
-                train_bpe(files, vocab_size=300, workers=workers, executor=pool)
-
-
 # --- Any parts, any number of workers
 
 
 @pytest.mark.usefixtures("nobody_is_left")
-@pytest.mark.parametrize(
-    ("workers", "part_bytes"), [(1, 1), (1, 997), (2, 1), (2, 997), (3, 2**26)]
-)
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("part_bytes", [1, 500, 2**26])
 def test_workers_and_parts_change_nothing(
     files: list[Path], monkeypatch: pytest.MonkeyPatch, workers: int, part_bytes: int
 ) -> None:
-    options: dict[str, Any] = {"vocab_size": 500, "special_tokens": [EOT, "\n\n"]}
-    expected = train_bpe_from_iterator([path.read_bytes().decode() for path in files], **options)
+    files[0].write_bytes(files[0].read_bytes().decode()[:5000].encode())
+    options: dict[str, Any] = {"vocab_size": 400, "special_tokens": [EOT, "\n\n", "e s"]}
+    expected = train_bpe_from_iterator(
+        [path.read_bytes().decode() for path in files[:2]], **options
+    )
     set_part_bytes(monkeypatch, part_bytes)
-    short = files if part_bytes > 1 else [files[0].with_name("short")]
-    if part_bytes == 1:
-        text = files[0].read_bytes().decode()[:4000]
-        short[0].write_bytes(text.encode())
-        expected = train_bpe_from_iterator([text], **options)
-    assert train_bpe(short, **options, workers=workers) == expected
+    assert train_bpe(files[:2], **options, workers=workers) == expected
 
 
 @pytest.mark.parametrize(
@@ -227,6 +170,13 @@ def test_progress_counts_up_to_all_bytes_and_all_merges(files: list[Path], worke
     check_progress(files, workers=workers)
 
 
+def test_workers_beside_an_executor_are_refused(files: list[Path]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        for workers in (1, 2):
+            with pytest.raises(ValueError, match=f"workers must be None .* workers={workers}"):
+                train_bpe(files, vocab_size=300, workers=workers, executor=pool)
+
+
 # --- Nobody is left behind
 
 
@@ -248,6 +198,28 @@ def test_an_error_of_the_caller_ends_the_workers(
         train_bpe(files, vocab_size=300, workers=2, progress=fail(error, stage))
 
 
+def test_an_interrupt_from_the_keyboard_ends_everybody(files: list[Path]) -> None:
+    script = """if __name__ == "__main__":
+        import signal, sys
+        from scratch.bpe import train_bpe
+        def wait(*call):
+            print("counting", flush=True)
+            signal.pause()
+        train_bpe(sys.argv[1:], vocab_size=300, workers=2, progress=wait)
+    """
+    command = [sys.executable, "-c", script, *files]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"counting\n"
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=60)  # until the last worker has ended
+    assert process.returncode == -signal.SIGINT
+    assert error.count(b"Traceback") == 1
+    assert error.endswith(b"KeyboardInterrupt\n")
+
+
 @pytest.mark.usefixtures("nobody_is_left")
 def test_an_error_of_a_worker_ends_all(files: list[Path]) -> None:
     files[1].write_bytes(b"caf\xe9")
@@ -267,3 +239,55 @@ def test_a_file_that_vanishes_while_others_are_counted_is_an_error(
             workers=workers,
             progress=lambda *_: files[2].unlink(missing_ok=True),
         )
+
+
+# --- Any executor; last, because nobody should fork beside the threads of Dask
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "o200k"])
+def test_any_executor_learns_the_same(files: list[Path], executor: Executor, pattern: str) -> None:
+    options: dict[str, Any] = {"vocab_size": 500, "special_tokens": [EOT], "pattern": pattern}
+    texts = [path.read_bytes().decode() for path in files]
+    expected = train_bpe_from_iterator(texts, **options)
+    assert train_bpe(files, **options, executor=executor) == expected
+    assert train_bpe(files, **options, executor=executor) == expected  # it can be used again
+
+
+@pytest.mark.parametrize("shard_bytes", [3000, 2**26])
+def test_any_executor_encodes_the_same(
+    vocabulary: Vocabulary, files: list[Path], tmp_path: Path, executor: Executor, shard_bytes: int
+) -> None:
+    tokenizer = Tokenizer.from_vocabulary(vocabulary)
+    options: dict[str, Any] = {"shard_bytes": shard_bytes, "end_of_file": EOT}
+    manifest = tokenizer.encode_files(files, tmp_path / "out", **options, executor=executor)
+    expected: list[int] = []
+    for path in files:
+        expected += tokenizer.encode(path.read_bytes().decode())
+        expected.append(tokenizer.special_tokens[EOT])
+    assert np.concatenate(list(manifest.arrays())).tolist() == expected
+    assert ShardManifest.load(tmp_path / "out") == manifest
+    tokenizer.encode_files(files, tmp_path / "alone", **options, workers=1)
+    alone, out = (
+        {p.name: p.read_bytes() for p in (tmp_path / f).iterdir()} for f in ("alone", "out")
+    )
+    assert alone == out
+
+
+def test_progress_is_told_by_any_executor(files: list[Path], executor: Executor) -> None:
+    check_progress(files, executor=executor)
+
+
+def test_an_error_in_any_executor_reaches_the_caller(
+    vocabulary: Vocabulary, files: list[Path], tmp_path: Path, executor: Executor
+) -> None:
+    (tmp_path / "latin").write_bytes(b"some words " * 500 + b"caf\xe9")
+    paths = [*files, tmp_path / "latin"]
+    tokenizer = Tokenizer.from_vocabulary(vocabulary)
+    message = "latin must be UTF-8, got byte 0xe9 at byte offset 5503"
+    with pytest.raises(ValueError, match=message):
+        train_bpe(paths, vocab_size=300, executor=executor)
+    with pytest.raises(ValueError, match=message):
+        tokenizer.encode_files(paths, tmp_path / "out", shard_bytes=2000, executor=executor)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert not list((tmp_path / "out").glob("*.tmp"))
+    train_bpe(files, vocab_size=300, executor=executor)  # and it is none the worse

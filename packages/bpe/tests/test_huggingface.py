@@ -148,7 +148,7 @@ def test_what_reads_back_otherwise_is_not_written(
 SHORT = [b"a", b"b", b" ", b"\xc3", b"\xa9", b"ab", b" a", b"aa", b"b b", b"\xc3\xa9"]
 
 
-@settings(deadline=None, derandomize=True, max_examples=150)
+@settings(deadline=None, derandomize=True, max_examples=60)
 @given(
     merges=st.lists(st.tuples(st.sampled_from(SHORT), st.sampled_from(SHORT)), unique=True),
     pattern=st.sampled_from(sorted(PATTERNS)),
@@ -391,7 +391,7 @@ def programs(
     )
 
 
-@settings(deadline=None, derandomize=True, max_examples=400)
+@settings(deadline=None, derandomize=True, max_examples=160)
 @given(text=st.lists(st.sampled_from(PIECES)).map("".join))
 def test_tokenizers_and_transformers_read_the_same(
     programs: tuple[Tokenizer, tokenizers.Tokenizer, Any], text: str
@@ -413,7 +413,7 @@ def test_they_encode_a_corpus_the_same(
     assert transformers.encode(corpus) == ids
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(deadline=None, derandomize=True, max_examples=80)
 @given(ids=st.lists(st.integers(0, 899)))
 def test_they_decode_any_ids_the_same(
     programs: tuple[Tokenizer, tokenizers.Tokenizer, Any], ids: list[int]
@@ -422,7 +422,7 @@ def test_they_decode_any_ids_the_same(
     assert theirs.decode(ids, skip_special_tokens=False) == ours.decode(ids)
 
 
-@settings(deadline=None, derandomize=True, max_examples=150)
+@settings(deadline=None, derandomize=True, max_examples=60)
 @given(
     tokens=st.sets(st.text("abc", min_size=2, max_size=6), max_size=16),
     order=st.randoms(use_true_random=False),

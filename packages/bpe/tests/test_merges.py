@@ -18,7 +18,7 @@ TIED = st.dictionaries(st.binary(max_size=9), st.integers(1, 2), max_size=8) | s
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=500)
+@settings(deadline=None, derandomize=True, max_examples=200)
 @given(word_counts=TIED)
 def test_merges_are_those_of_recounting(
     recount_every_time: Trainer, word_counts: dict[bytes, int]
@@ -124,7 +124,7 @@ def test_a_merge_makes_each_token_once() -> None:
     assert len(set(products)) == len(products)
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=60)
 @given(tokens=st.lists(st.lists(st.sampled_from([0, 65, 66, 255]), max_size=4).map(bytes)))
 def test_the_key_sorts_byte_strings_from_greatest_to_least(tokens: list[bytes]) -> None:
     assert sorted(tokens, key=descending) == sorted(tokens, reverse=True)

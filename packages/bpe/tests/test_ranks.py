@@ -63,7 +63,7 @@ def rank_tables(draw: st.DrawFn) -> dict[bytes, int]:
     return dict(zip(distinct, ranks, strict=False))
 
 
-@settings(deadline=None, derandomize=True, max_examples=600)
+@settings(deadline=None, derandomize=True, max_examples=240)
 @given(ranks=rank_tables(), data=st.data())
 def test_any_word_joins_the_same_by_ranks_and_by_merges(
     ranks: dict[bytes, int], data: st.DataObject
@@ -86,7 +86,7 @@ def test_all_short_words_join_the_same_whatever_the_order_of_ranks(seed: int) ->
         assert join_by_merges(word, merges, whole_words) == join_by_ranks(word, ranks)
 
 
-@settings(deadline=None, derandomize=True, max_examples=150)
+@settings(deadline=None, derandomize=True, max_examples=60)
 @given(ranks=rank_tables(), data=st.data())
 def test_any_word_joins_as_in_tiktoken(ranks: dict[bytes, int], data: st.DataObject) -> None:
     ranks = {token: 1000 + rank for token, rank in ranks.items() if len(token) > 1}
@@ -99,7 +99,7 @@ def test_any_word_joins_as_in_tiktoken(ranks: dict[bytes, int], data: st.DataObj
         assert [ranks[part] for part in ours] == encoding.encode_ordinary(word)
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=120)
 @given(ranks=rank_tables())
 def test_each_token_has_one_merge_or_is_a_whole_word(ranks: dict[bytes, int]) -> None:
     merges, whole_words = merges_from_ranks(ranks)
@@ -109,7 +109,7 @@ def test_each_token_has_one_merge_or_is_a_whole_word(ranks: dict[bytes, int]) ->
     assert whole_words == sorted(whole_words, key=ranks.__getitem__)
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=120)
 @given(ranks=rank_tables())
 def test_what_merges_do_not_reach_are_the_whole_words(ranks: dict[bytes, int]) -> None:
     longer = [token for token in sorted(ranks, key=ranks.__getitem__) if len(token) > 1]
@@ -118,7 +118,7 @@ def test_what_merges_do_not_reach_are_the_whole_words(ranks: dict[bytes, int]) -
     assert unreached_tokens(Vocabulary(tokens, tuple(merges))) == whole_words
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=120)
 @given(ranks=rank_tables(), data=st.data())
 def test_what_merges_do_not_reach_follows_the_definition(
     ranks: dict[bytes, int], data: st.DataObject

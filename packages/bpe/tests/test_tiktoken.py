@@ -177,7 +177,7 @@ def test_a_line_is_a_token_in_base64_and_its_rank(tmp_path: Path) -> None:
     assert lines[256:] == [b"YWI= 256", b"IGFi 257"]
 
 
-@settings(deadline=None, derandomize=True, max_examples=150)
+@settings(deadline=None, derandomize=True, max_examples=60)
 @given(
     tokens=st.sets(st.text("abc", min_size=2, max_size=6), max_size=16),
     order=st.randoms(use_true_random=False),
@@ -263,7 +263,7 @@ def both(
     return Tokenizer.from_vocabulary(vocabulary), in_tiktoken(path, vocabulary)
 
 
-@settings(deadline=None, derandomize=True, max_examples=400)
+@settings(deadline=None, derandomize=True, max_examples=160)
 @given(text=st.lists(st.sampled_from(PIECES)).map("".join))
 def test_tiktoken_reads_the_same(both: tuple[Tokenizer, tiktoken.Encoding], text: str) -> None:
     ours, theirs = both

@@ -80,7 +80,7 @@ def both(corpus: str, pattern: str) -> tuple[Tokenizer, tiktoken.Encoding]:
     return Tokenizer.from_vocabulary(vocabulary), theirs
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=120)
 @given(
     text=st.text(NASTY, max_size=60) | st.lists(st.sampled_from(WORDS), max_size=12).map("".join)
 )
@@ -105,7 +105,7 @@ def test_ids_of_long_runs_are_those_of_tiktoken(corpus: str, run: str) -> None:
     assert ours.encode(text) == theirs.encode(text)
 
 
-@settings(deadline=None, derandomize=True, max_examples=600)
+@settings(deadline=None, derandomize=True, max_examples=240)
 @given(text=ANY_TEXT, pattern=st.sampled_from([GPT2, CL100K, O200K, *CUSTOM]))
 def test_decoding_gives_back_the_text(pattern: str, text: str) -> None:
     tokenizer = Tokenizer(VOCAB, MERGES, [EOT, "aa", " "], pattern=pattern)
@@ -114,7 +114,7 @@ def test_decoding_gives_back_the_text(pattern: str, text: str) -> None:
     assert tokenizer.decode_bytes(ids) == text.encode()
 
 
-@settings(deadline=None, derandomize=True, max_examples=600)
+@settings(deadline=None, derandomize=True, max_examples=240)
 @given(
     chunks=st.lists(ANY_TEXT, max_size=8),
     pattern=st.sampled_from([GPT2, CL100K, O200K, *CUSTOM]),
@@ -336,7 +336,7 @@ def test_bytes_that_are_not_utf8_become_replacement_characters() -> None:
     assert tokenizer.decode_bytes([97, 0xE2, 0x82, 98, 0xFF]) == b"a\xe2\x82b\xff"
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(deadline=None, derandomize=True, max_examples=80)
 @given(data=st.binary())
 def test_decoding_replaces_as_python_does(data: bytes) -> None:
     tokenizer = Tokenizer(VOCAB, MERGES)

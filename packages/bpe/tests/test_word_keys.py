@@ -73,7 +73,7 @@ def cut(flat: np.ndarray, lengths: np.ndarray) -> list[bytes]:
     ]
 
 
-@settings(deadline=None, derandomize=True, max_examples=400)
+@settings(deadline=None, derandomize=True, max_examples=160)
 @given(words=WORDS)
 def test_words_are_equal_if_and_only_if_their_keys_are(words: list[bytes]) -> None:
     keys = key_of_each(words)
@@ -95,7 +95,7 @@ def test_every_word_of_one_or_two_bytes_has_a_key_of_its_own() -> None:
     assert (short < ABOVE_SHORT).all()
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(deadline=None, derandomize=True, max_examples=80)
 @given(words=WORDS)
 def test_a_key_does_not_depend_on_what_stands_around(words: list[bytes]) -> None:
     assert key_of_each(words) == [key_of_each([word])[0] for word in words]
@@ -117,7 +117,7 @@ def test_special_tokens_are_no_words() -> None:
     assert window.lengths.tolist() == [2, 3, 1, 13]
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=120)
 @given(words=WORDS)
 def test_spelling_is_the_inverse(words: list[bytes]) -> None:
     short = [word for word in words if len(word) <= SHORT_BYTES]

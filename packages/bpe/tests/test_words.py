@@ -95,7 +95,7 @@ def check(
     assert words_of(windows) == plain_words("".join(chunks), pattern, special_tokens)
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=120)
 @given(chunks=CHUNKS, special_tokens=SPECIAL_TOKENS, window_bytes=st.integers(4, 40))
 @NAMED
 def test_words_of_windows_are_those_of_the_whole(
@@ -104,7 +104,7 @@ def test_words_of_windows_are_those_of_the_whole(
     check(chunks, pattern, special_tokens, window_bytes)
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=120)
 @given(
     pattern=st.sampled_from(CUSTOM),
     chunks=CHUNKS,
@@ -198,7 +198,7 @@ def test_a_special_token_longer_than_others_in_characters_or_in_bytes_stays_whol
             check(chunks, pattern, ("aaaa", "\u4e2d\u4e2d"), window_bytes)
 
 
-@settings(deadline=None, derandomize=True, max_examples=120)
+@settings(deadline=None, derandomize=True, max_examples=60)
 @given(texts=st.lists(st.text(NASTY, max_size=10)), special_tokens=SPECIAL_TOKENS)
 @pytest.mark.parametrize("pattern", [GPT2, CL100K, O200K, r"(\w)+|\s", r"(?<=a).|b$|^a"])
 def test_texts_side_by_side_have_the_words_of_each(
@@ -212,7 +212,7 @@ def test_texts_side_by_side_have_the_words_of_each(
     assert words_of([window] if texts else []) == list(chain.from_iterable(expected))
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=60)
 @given(texts=st.lists(st.text(NASTY, max_size=30), max_size=12), special_tokens=SPECIAL_TOKENS)
 @pytest.mark.parametrize("pattern", [GPT2, O200K, r"\w+"])
 def test_windows_of_texts_have_the_words_of_each_text(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ._classes import BoolArray, IntArray
 from ._encode import apply_merges
-from ._merge_table import MAX_SYMBOLS, NO_MERGE, NO_SYMBOL, MergeTable, SymbolArray
+from ._merge_table import MAX_MERGES, MAX_SYMBOLS, NO_MERGE, NO_SYMBOL, MergeTable, SymbolArray
 from ._ranges import join_ranges
 from ._word_keys import ByteArray
 
@@ -44,6 +44,8 @@ class BatchedMerges:
     ) -> None:
         if len(tokens) > MAX_SYMBOLS:
             raise ValueError(f"tokens must be at most {MAX_SYMBOLS}, got {len(tokens)}")
+        if len(merges) > MAX_MERGES:
+            raise ValueError(f"merges must be at most {MAX_MERGES}, got {len(merges)}")
         self._merges = merges
         self._byte_symbols = np.array(byte_symbols, np.int32)
         pairs = np.array(list(merges), np.int32).reshape(-1, 2)

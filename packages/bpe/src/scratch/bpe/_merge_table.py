@@ -19,6 +19,9 @@ NO_MERGE = np.int32(2**31 - 1)
 MAX_SYMBOLS = 2**21 - 2
 """Symbols are 0 .. MAX_SYMBOLS - 1."""
 
+MAX_MERGES = 2**22 - 1
+"""Ranks are 0 .. MAX_MERGES - 1."""
+
 NO_SYMBOL = np.int32(MAX_SYMBOLS)
 """Stands between words, and is in no pair."""
 
