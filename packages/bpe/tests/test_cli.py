@@ -141,7 +141,10 @@ def test_help_ends_with_examples(name: str, capsys: pytest.CaptureFixture[str]) 
 
 
 @posix
-@pytest.mark.parametrize("name", ["", *NAMES])
+@pytest.mark.parametrize(
+    "name",
+    ["", "train", *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES if n != "train")],
+)
 def test_the_examples_work(name: str, place: Path) -> None:
     (place / "bin").mkdir()
     (place / "bin" / "bpe").write_text(SCRIPT)

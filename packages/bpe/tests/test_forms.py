@@ -60,7 +60,7 @@ def both(vocabulary: Vocabulary) -> tuple[Tokenizer, PlainEncoder]:
 def test_ids_are_those_of_the_plain_form(corpus: str, pattern: str, form: Form) -> None:
     tokenizer, plain = trained(corpus, pattern)
 
-    @settings(deadline=None, derandomize=True, max_examples=60)
+    @settings(deadline=None, derandomize=True, max_examples=25)
     @given(text=TEXTS)
     def check(text: str) -> None:
         assert form(tokenizer, text) == plain.encode(text)

@@ -97,7 +97,7 @@ SPECIALS = st.sampled_from(SPECIAL_TOKENS) | st.lists(
 ).map(tuple)
 
 
-@settings(deadline=None, derandomize=True, max_examples=250)
+@settings(deadline=None, derandomize=True, max_examples=100)
 @given(
     data=TEXTS,
     special_tokens=SPECIALS,
@@ -119,7 +119,7 @@ def test_the_words_of_the_parts_are_those_of_the_whole(
         check_parts(path, part_bytes, pattern, special_tokens)
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=100)
 @given(
     pattern=st.sampled_from(CUSTOM),
     data=TEXTS,

@@ -1,6 +1,7 @@
 """Files as blocks of UTF-8, however they are packed and wherever they are cut."""
 
 import gzip
+import io
 import os
 import random
 import sys
@@ -310,6 +311,25 @@ def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_an_error() -> None:
     with pytest.raises(OSError, match="Input/output"):
         read(Path("/proc/self/mem"))
+
+
+class BadDisk(io.FileIO):
+    """Gives the first bytes, and no more."""
+
+    def readinto(self, buffer: Any) -> int:
+        if self.tell():
+            raise OSError("Input/output error")
+        return super().readinto(buffer)
+
+
+@PACKED
+def test_a_disk_that_fails_later_is_an_error_too(
+    path: Path, pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(pack(random.Random(0).randbytes(2**19).hex().encode()))
+    monkeypatch.setattr(Path, "open", lambda path, _: io.BufferedReader(BadDisk(path)))
+    with pytest.raises(OSError, match="Input/output error"):
+        read(path)
 
 
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs /proc")

@@ -39,7 +39,7 @@ def check_apart(pattern: str, texts: Iterable[str], *, at_once: int = 100_000) -
     """Many texts in one buffer: what parts them must make each of them a text by itself."""
     remaining = iter(texts)
     while some := list(islice(remaining, at_once)):
-        buffer, separators = join_texts(map(str.encode, some))
+        buffer, separators = join_texts([text.encode() for text in some])
         expected = [[*words_of(pattern, text), b"\xff"] for text in some]
         if scanned(pattern, buffer, separators) != list(chain.from_iterable(expected)):
             wrong = [text for text in some if scanned_alone_wrong(pattern, text)]
@@ -65,6 +65,7 @@ def test_every_text_of_three_nasty_characters_is_cut_as_by_regex(pattern: str) -
     check_apart(pattern, every_text(NASTY, [3]))
 
 
+@pytest.mark.slow
 @EACH
 @pytest.mark.parametrize("alphabet", [" \n'sLa1!\u3000", " \r\n\xa0a1!", "'slve aR"], ids=repr)
 def test_every_text_of_up_to_five_characters_is_cut_as_by_regex(

@@ -204,7 +204,7 @@ def test_a_special_token_longer_than_others_in_characters_or_in_bytes_stays_whol
 def test_texts_side_by_side_have_the_words_of_each(
     pattern: str, texts: list[str], special_tokens: tuple[str, ...]
 ) -> None:
-    buffer, separators = join_texts(map(str.encode, texts))
+    buffer, separators = join_texts([text.encode() for text in texts])
     window = WordScanner(pattern, special_tokens).scan(buffer, separators=separators)
     expected = [
         [*plain_words(text, pattern, special_tokens), (b"\xff", SEPARATOR)] for text in texts

@@ -253,7 +253,10 @@ class Tokenizer:
         """
         if isinstance(texts, str):
             raise TypeError("texts must be a sequence of strings, got a single string")
-        encoded = [encode_utf8(text, name=f"texts[{i}]") for i, text in enumerate(texts)]
+        try:
+            encoded = list(map(str.encode, texts))
+        except (TypeError, UnicodeEncodeError):  # which of them?
+            encoded = [encode_utf8(text, name=f"texts[{i}]") for i, text in enumerate(texts)]
         result: list[list[int]] = []
         for first, last in _groups(encoded, WINDOW_BYTES):
             buffer, separators = join_texts(encoded[first:last])
@@ -346,7 +349,7 @@ class Tokenizer:
         """Return how many ids `text` has. Raises `ValueError` as `encode` does."""
         if len(text) < _SHORT_CHARS:
             return len(self.encode(text))
-        windows = self._scanner.windows([encode_utf8(text)])
+        windows = self._scanner.windows(_encode_slices(text))
         return sum(len(ids) for ids in self._encoder.encode(windows))
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -375,7 +378,7 @@ class Tokenizer:
         return ids
 
     def _encode_array(self, text: str, scanner: WordScanner) -> TokenIds:
-        windows = scanner.windows([encode_utf8(text)])
+        windows = scanner.windows(_encode_slices(text))
         parts = [ids.astype(self._id_type) for ids in self._encoder.encode(windows)]
         return np.concatenate([np.empty(0, self._id_type), *parts])
 
@@ -385,6 +388,14 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Callable[[Vocabulary], Self], tuple[Vocabulary]]:
         return type(self).from_vocabulary, (self._vocabulary,)
+
+
+def _encode_slices(text: str) -> Iterator[bytes]:
+    """Yield a long text as UTF-8, without a second copy of all of it."""
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        encode_utf8(text)
+    for start in range(0, len(text), WINDOW_BYTES):
+        yield encode_utf8(text[start : start + WINDOW_BYTES], offset=start)
 
 
 def _encode_chunks(chunks: Iterable[str]) -> Iterator[bytes]:

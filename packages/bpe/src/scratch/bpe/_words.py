@@ -186,11 +186,11 @@ class WordScanner:
         return np.sort(np.concatenate(found))
 
 
-def join_texts(texts: Iterable[bytes]) -> tuple[bytes, Barriers]:
+def join_texts(texts: Sequence[bytes]) -> tuple[bytes, Barriers]:
     """Return the texts in one buffer, with a separator after each."""
-    parts = [part + _SEPARATOR_BYTE for part in texts]
-    ends = np.fromiter(map(len, parts), np.int64, len(parts)).cumsum()
-    return b"".join(parts), Barriers(ends - 1, np.ones_like(ends))
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    starts = (lengths + 1).cumsum() - 1
+    return _SEPARATOR_BYTE.join([*texts, b""]), Barriers(starts, np.ones_like(starts))
 
 
 def _byte_offsets(text: str) -> IntArray:

@@ -5,9 +5,8 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from multiprocessing import parent_process
 from typing import TypeVar
 
 Task = TypeVar("Task")
@@ -26,6 +25,8 @@ def executor_of(executor: Executor | None, workers: int) -> Generator[Executor |
     if executor is not None or workers == 1:
         yield executor
         return
+    from concurrent.futures import ProcessPoolExecutor  # which takes a while, and most never need
+
     pool = ProcessPoolExecutor(workers, initializer=_follow_the_parent)
     try:
         yield pool
@@ -82,6 +83,8 @@ def _follow_the_parent() -> None:
 
 
 def _end_with_the_parent() -> None:
+    from multiprocessing import parent_process  # as above
+
     parent = parent_process()
     if parent is not None:
         parent.join()
