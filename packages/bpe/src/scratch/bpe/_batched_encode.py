@@ -8,8 +8,8 @@ that hold the new symbol, and where every merge ranks after those that make its 
 makes them, these rank after the occurrences still waiting. Other merges are left to `_encode`.
 
 Two bytes that are adjacent inside no token never become part of one. Words are cut there first:
-long words fall into short pieces. What then takes a word more than `_MOST_ROUNDS` is left to the
-heap of `_encode` too, so that the time stays near-linear in the length of a word.
+long words fall into short pieces. What is left after many rounds goes to the heap of `_encode`
+too, so that the time stays near-linear in the length of a word.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,8 @@ from ._merge_table import MAX_MERGES, MAX_SYMBOLS, NO_MERGE, NO_SYMBOL, MergeTab
 from ._ranges import join_ranges
 from ._word_keys import ByteArray
 
-_MOST_ROUNDS = 64
+# A round for few symbols is dearer than the heap, and so are many rounds for long pieces.
+_SOME_ROUNDS, _FEW_SYMBOLS, _MOST_ROUNDS = 32, 500, 1024
 _MANY_DONE = 8
 
 
@@ -99,7 +100,7 @@ class BatchedMerges:
         ranks = _spread(ranks, at, len(at) + num_pieces, NO_MERGE)
         lengths = lengths + 1
         done: list[tuple[IntArray, SymbolArray, IntArray]] = []
-        rounds = _MOST_ROUNDS if self._in_order else 0
+        rounds = 0
         while len(pieces):
             lowest = np.minimum.reduceat(ranks, np.cumsum(lengths) - lengths)
             finished = lowest == NO_MERGE
@@ -109,13 +110,13 @@ class BatchedMerges:
                 done.append((pieces[finished], symbols[of_finished], lengths[finished]))
                 pieces, lowest, lengths = pieces[~finished], lowest[~finished], lengths[~finished]
                 symbols, ranks = symbols[~of_finished], ranks[~of_finished]
-                continue_with = len(pieces) > 0
-                if not continue_with:
+                if not len(pieces):
                     break
-            if rounds == 0:
+            few_left = rounds >= _SOME_ROUNDS and len(symbols) < _FEW_SYMBOLS
+            if few_left or rounds == _MOST_ROUNDS or not self._in_order:
                 done.append((pieces, *self._apply_one_by_one(symbols, lengths)))
                 break
-            rounds -= 1
+            rounds += 1
             symbols, ranks, lengths = self._join(symbols, ranks, lengths, lowest)
         return _in_order_of_pieces(done, num_pieces)
 
