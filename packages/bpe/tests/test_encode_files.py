@@ -453,7 +453,7 @@ def test_a_process_may_be_killed_together_with_its_workers_or_alone(
                 os.killpg(process.pid, signal.SIGKILL)
             else:
                 process.kill()
-            process.stdout.read()  # which ends when the last worker does
+            process.communicate(timeout=60)  # until the last worker has ended
         assert process.returncode == -signal.SIGKILL
         assert not (out / "manifest.json").exists()
     tokenizer.encode_files(tmp_path / "file", out, shard_bytes=1000)
