@@ -28,6 +28,7 @@ from ._pretokenize import (
 from ._read import Errors
 from ._short_texts import ShortTexts
 from ._stream import StrPath
+from ._texts import encode_chunks, encode_slices, groups
 from ._tiktoken import read_tiktoken, write_tiktoken
 from ._vocabulary import Vocabulary, check_tokens
 from ._words import WINDOW_BYTES, WordScanner, join_texts
@@ -258,7 +259,7 @@ class Tokenizer:
         except (TypeError, UnicodeEncodeError):  # which of them?
             encoded = [encode_utf8(text, name=f"texts[{i}]") for i, text in enumerate(texts)]
         result: list[list[int]] = []
-        for first, last in _groups(encoded, WINDOW_BYTES):
+        for first, last in groups(encoded, WINDOW_BYTES):
             buffer, separators = join_texts(encoded[first:last])
             window = self._scanner.scan(buffer, separators=separators)
             ids, stops = self._encoder.encode_parted(window)
@@ -275,7 +276,7 @@ class Tokenizer:
         Raises:
             ValueError: when an unpaired surrogate is met, naming its index in the joined text.
         """
-        windows = self._scanner.windows(_encode_chunks(chunks), window_bytes=_STREAM_WINDOW_BYTES)
+        windows = self._scanner.windows(encode_chunks(chunks), window_bytes=_STREAM_WINDOW_BYTES)
         for ids in self._encoder.encode(windows, at_once=1):
             yield from ids.tolist()
 
@@ -349,7 +350,7 @@ class Tokenizer:
         """Return how many ids `text` has. Raises `ValueError` as `encode` does."""
         if len(text) < _SHORT_CHARS:
             return len(self.encode(text))
-        windows = self._scanner.windows(_encode_slices(text))
+        windows = self._scanner.windows(encode_slices(text))
         return sum(len(ids) for ids in self._encoder.encode(windows))
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -378,7 +379,7 @@ class Tokenizer:
         return ids
 
     def _encode_array(self, text: str, scanner: WordScanner) -> TokenIds:
-        windows = scanner.windows(_encode_slices(text))
+        windows = scanner.windows(encode_slices(text))
         parts = [ids.astype(self._id_type) for ids in self._encoder.encode(windows)]
         return np.concatenate([np.empty(0, self._id_type), *parts])
 
@@ -388,30 +389,3 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Callable[[Vocabulary], Self], tuple[Vocabulary]]:
         return type(self).from_vocabulary, (self._vocabulary,)
-
-
-def _encode_slices(text: str) -> Iterator[bytes]:
-    """Yield a long text as UTF-8, without a second copy of all of it."""
-    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        encode_utf8(text)
-    for start in range(0, len(text), WINDOW_BYTES):
-        yield encode_utf8(text[start : start + WINDOW_BYTES], offset=start)
-
-
-def _encode_chunks(chunks: Iterable[str]) -> Iterator[bytes]:
-    index = 0
-    for chunk in chunks:
-        yield encode_utf8(chunk, name="text", offset=index)
-        index += len(chunk)
-
-
-def _groups(texts: Sequence[bytes], size_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of texts of about `size_bytes` together."""
-    first, gathered = 0, 0
-    for number, text in enumerate(texts):
-        gathered += len(text)
-        if gathered >= size_bytes:
-            yield first, number + 1
-            first, gathered = number + 1, 0
-    if first < len(texts):
-        yield first, len(texts)
