@@ -35,7 +35,8 @@ KINDS = ["threads", "spawn", "fork", "dask"]
 def dask_executor() -> Iterator[Executor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # which are Dask's own
-        distributed = pytest.importorskip("dask.distributed")
+        from dask import distributed  # which takes a while to import
+
         cluster = distributed.LocalCluster(
             processes=True,
             n_workers=2,

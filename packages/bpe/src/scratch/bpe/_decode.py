@@ -16,7 +16,7 @@ from ._classes import IntArray
 from ._ranges import join_ranges
 
 _FEW = 64
-_AT_ONCE = 2**15  # what fits into the processor's cache
+_AT_ONCE = 2**15  # bounds the indices, of which there is one a byte
 
 
 class Decoder:
