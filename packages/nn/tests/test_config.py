@@ -29,6 +29,14 @@ def test_the_default_is_pre_norm_swiglu_rope_untied() -> None:
         "feed_forward": "swiglu",
         "position": "rope",
         "tie_embeddings": False,
+        "num_kv_heads": None,
+        "qk_norm": "none",
+        "attention": "auto",
+        "sliding_window": None,
+        "logit_cap": None,
+        "rope_scaling": "none",
+        "rope_factor": 1.0,
+        "checkpointing": "none",
     }
 
 
@@ -95,7 +103,11 @@ def test_theta_must_be_positive_and_finite(theta: float) -> None:
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("name", "choices"),
-    [("norm", "pre, post, none"), ("feed_forward", "swiglu, silu"), ("position", "rope, none")],
+    [
+        ("norm", "pre, post, none"),
+        ("feed_forward", "swiglu, silu, relu2"),
+        ("position", "rope, none"),
+    ],
 )
 @pytest.mark.parametrize("value", ["Pre", "", None, ["pre"]], ids=repr)
 def test_a_variant_must_be_one_of_those_that_exist(name: str, choices: str, value: object) -> None:
@@ -129,7 +141,9 @@ def test_both_defaults_cost_about_eight_squares_of_the_width() -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_an_unknown_feed_forward_has_no_default_width() -> None:
-    with pytest.raises(ValueError, match="feed_forward must be one of swiglu, silu, got 'gelu'"):
+    with pytest.raises(
+        ValueError, match="feed_forward must be one of swiglu, silu, relu2, got 'gelu'"
+    ):
         default_d_ff(512, "gelu")  # type: ignore[arg-type]
 
 

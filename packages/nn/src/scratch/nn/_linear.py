@@ -3,7 +3,6 @@
 import math
 
 import torch
-from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -14,7 +13,7 @@ def linear(
     x: Float[Tensor, "*batch d_in"], weight: Float[Tensor, "d_out d_in"]
 ) -> Float[Tensor, "*batch d_out"]:
     """Return `W x` over the last axis."""
-    return einsum(x, weight, "... d_in, d_out d_in -> ... d_out")
+    return x @ weight.T
 
 
 class Linear(nn.Module):

@@ -5,6 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ._checks import check_at_least_one
+from ._forms import fast_forms_apply
+from ._fused_norm import FusedRMSNorm
 
 
 def rms_norm(
@@ -30,4 +32,16 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(d_model))
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        if fast_forms_apply():
+            return FusedRMSNorm.apply(x, self.weight, self.eps)
         return rms_norm(x, self.weight, eps=self.eps)
+
+
+class NoNorm(nn.Module):
+    """No norm: `x` as it is."""
+
+    def __init__(self, d_model: int) -> None:  # noqa: ARG002
+        super().__init__()
+
+    def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        return x

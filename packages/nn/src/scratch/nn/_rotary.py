@@ -12,29 +12,46 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ._checks import as_indices, check_at_least_one
+from ._forms import fast_forms_apply
+from ._fused_rotary import FusedRotation
 
 
 def rotary_tables(
-    d_head: int, max_seq_len: int, *, theta: float = 10_000.0, device: torch.device | None = None
+    d_head: int,
+    max_seq_len: int,
+    *,
+    theta: int | float = 10_000.0,
+    stretch: int | float = 1.0,
+    device: torch.device | None = None,
 ) -> tuple[Float[Tensor, "max_seq_len half"], Float[Tensor, "max_seq_len half"]]:
-    """Return cosine and sine of `position * theta^(-2k/d_head)` for pair k = 0 .. d_head/2 - 1.
+    """Return cosine and sine of `position / stretch * theta^(-2k/d_head)`, k = 0 .. d_head/2 - 1.
 
     The angles are made in float64 on the CPU, the tables are float32: in float32 an angle of some
     thousand radians would be off in its fourth decimal.
 
     Raises:
-        ValueError: if `d_head` is odd, `max_seq_len` below 1, or `theta` not a positive number.
+        ValueError: if `d_head` is odd, `max_seq_len` below 1, `theta` or `stretch` not positive.
     """
     check_at_least_one(d_head=d_head, max_seq_len=max_seq_len)
     if d_head % 2:
         raise ValueError(f"d_head must be even, to be rotated in pairs, got {d_head}")
-    if not 0 < theta < math.inf:
-        raise ValueError(f"theta must be a positive number, got {theta}")
+    for name, value in (("theta", theta), ("stretch", stretch)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be a positive number, got {value}")
     exponents = torch.arange(0, d_head, 2, dtype=torch.float64, device="cpu") / d_head
     positions = torch.arange(max_seq_len, dtype=torch.float64, device="cpu")
-    angles = positions[:, None] * theta**-exponents
+    angles = positions[:, None] / stretch * theta**-exponents
     device = torch.get_default_device() if device is None else device
     return angles.cos().float().to(device), angles.sin().float().to(device)
+
+
+def ntk_theta(theta: int | float, factor: int | float, d_head: int) -> float:
+    """Return the base that turns the slowest pair slower by `factor`, the fastest not at all.
+
+    `theta factor^(d / (d - 2))`: pair k turns by `theta^(-2k/d)`, so the last, k = d/2 - 1, by
+    `theta^(-(d-2)/d) / factor` (bloc97, 2023, NTK-aware scaling). With one pair, nothing is slower.
+    """
+    return theta if d_head <= 2 else theta * factor ** (d_head / (d_head - 2))
 
 
 def rotate_pairs(
@@ -64,10 +81,18 @@ class RotaryEmbedding(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, d_head: int, max_seq_len: int, *, theta: float = 10_000.0) -> None:
+    def __init__(
+        self,
+        d_head: int,
+        max_seq_len: int,
+        *,
+        theta: int | float = 10_000.0,
+        stretch: int | float = 1.0,
+    ) -> None:
         super().__init__()
-        self.d_head, self.max_seq_len, self.theta = d_head, max_seq_len, theta
-        cos, sin = rotary_tables(d_head, max_seq_len, theta=theta)
+        self.d_head, self.max_seq_len = d_head, max_seq_len
+        self.theta, self.stretch = theta, stretch
+        cos, sin = rotary_tables(d_head, max_seq_len, theta=theta, stretch=stretch)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
@@ -91,15 +116,21 @@ class RotaryEmbedding(nn.Module):
                 raise ValueError(
                     f"positions must be in 0 .. {self.max_seq_len - 1} ({rule}), got {seq - 1}"
                 )
-            return rotate_pairs(x, self.cos[:seq], self.sin[:seq])
-        rows = as_indices(positions, self.max_seq_len, name="positions", rule=rule)
-        return rotate_pairs(x, self.cos[rows], self.sin[rows])
+            cos, sin = self.cos[:seq], self.sin[:seq]
+        else:
+            rows = as_indices(positions, self.max_seq_len, name="positions", rule=rule)
+            cos, sin = self.cos[rows], self.sin[rows]
+        return FusedRotation.apply(x, cos, sin) if fast_forms_apply() else rotate_pairs(x, cos, sin)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RotaryEmbedding":
         super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
         # Made anew, the tables follow the model to its device, but not to its dtype.
         self.cos, self.sin = rotary_tables(
-            self.d_head, self.max_seq_len, theta=self.theta, device=self.cos.device
+            self.d_head,
+            self.max_seq_len,
+            theta=self.theta,
+            stretch=self.stretch,
+            device=self.cos.device,
         )
         return self
 

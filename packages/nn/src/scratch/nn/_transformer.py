@@ -1,77 +1,72 @@
 """The Transformer language model: embedding, blocks, head."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
-from ._attention import MultiHeadSelfAttention
+from ._backends import ATTENTION_BACKENDS
+from ._blocks import NoNormBlock, PostNormBlock, PreNormBlock
 from ._config import TransformerConfig
 from ._embedding import Embedding
-from ._feedforward import SiLUFeedForward, SwiGLU
+from ._feedforward import ReLUSquaredFeedForward, SiLUFeedForward, SwiGLU
 from ._linear import Linear, linear
-from ._norm import RMSNorm
-from ._rotary import NoPosition, RotaryEmbedding
-
-FeedForward = SwiGLU | SiLUFeedForward
-
-
-class _NormedBlock(nn.Module):
-    """Attention, a feed-forward network and a norm for each; where the norms stand is open."""
-
-    def __init__(self, d_model: int, attn: MultiHeadSelfAttention, ffn: FeedForward) -> None:
-        super().__init__()
-        self.attn, self.ffn = attn, ffn
-        self.ln1, self.ln2 = RMSNorm(d_model), RMSNorm(d_model)
+from ._linear_loss import linear_cross_entropy
+from ._losses import soft_cap
+from ._norm import NoNorm, RMSNorm
+from ._rotary import NoPosition, RotaryEmbedding, ntk_theta
+from ._self_attention import Attend, MultiHeadSelfAttention
+from ._visibility import Visibility
 
 
-class PreNormBlock(_NormedBlock):
-    """`z = x + attn(norm1(x))`, `y = z + ffn(norm2(z))` (Xiong et al., 2020, arXiv:2002.04745)."""
-
-    def forward(
-        self,
-        x: Float[Tensor, "*batch seq d_model"],
-        positions: Int[Tensor, "*#batch seq"] | None = None,
-    ) -> Float[Tensor, "*batch seq d_model"]:
-        z = x + self.attn(self.ln1(x), positions)
-        return z + self.ffn(self.ln2(z))
+def _call(block: Callable[..., Tensor], x: Tensor) -> Tensor:
+    return block(x)
 
 
-class PostNormBlock(_NormedBlock):
-    """`z = norm1(x + attn(x))`, `y = norm2(z + ffn(z))`, as in the first Transformer."""
-
-    def forward(
-        self,
-        x: Float[Tensor, "*batch seq d_model"],
-        positions: Int[Tensor, "*#batch seq"] | None = None,
-    ) -> Float[Tensor, "*batch seq d_model"]:
-        z = self.ln1(x + self.attn(x, positions))
-        return self.ln2(z + self.ffn(z))
+def _call_and_forget(block: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """Call `block`, keeping its input only: the rest is computed again for the gradient."""
+    if not torch.is_grad_enabled():
+        return block(x)
+    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore[reportReturnType, reportUnknownVariableType]
 
 
-class NoNormBlock(nn.Module):
-    """`z = x + attn(x)`, `y = z + ffn(z)`: what the norms are good for shows without them."""
-
-    def __init__(self, d_model: int, attn: MultiHeadSelfAttention, ffn: FeedForward) -> None:  # noqa: ARG002
-        super().__init__()
-        self.attn, self.ffn = attn, ffn
-
-    def forward(
-        self,
-        x: Float[Tensor, "*batch seq d_model"],
-        positions: Int[Tensor, "*#batch seq"] | None = None,
-    ) -> Float[Tensor, "*batch seq d_model"]:
-        z = x + self.attn(x, positions)
-        return z + self.ffn(z)
+def _rope(config: TransformerConfig) -> RotaryEmbedding:
+    return RotaryEmbedding(config.d_head, config.context_length, theta=config.rope_theta)
 
 
-class Identity(nn.Module):
-    """The final norm of a model without norms."""
+def _linear_rope(config: TransformerConfig) -> RotaryEmbedding:
+    return RotaryEmbedding(
+        config.d_head, config.context_length, theta=config.rope_theta, stretch=config.rope_factor
+    )
 
-    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return x
+
+def _ntk_rope(config: TransformerConfig) -> RotaryEmbedding:
+    theta = ntk_theta(config.rope_theta, config.rope_factor, config.d_head)
+    return RotaryEmbedding(config.d_head, config.context_length, theta=theta)
+
+
+def _no_position(_: TransformerConfig) -> NoPosition:
+    return NoPosition()
 
 
 _BLOCKS = {"pre": PreNormBlock, "post": PostNormBlock, "none": NoNormBlock}
-_FEED_FORWARDS = {"swiglu": SwiGLU, "silu": SiLUFeedForward}
+_FINAL_NORMS = {"pre": RMSNorm, "post": RMSNorm, "none": NoNorm}
+_FEED_FORWARDS = {
+    "swiglu": SwiGLU,
+    "silu": SiLUFeedForward,
+    "relu2": ReLUSquaredFeedForward,
+}
+_HEAD_NORMS = {"none": NoNorm, "rms": RMSNorm}
+_POSITIONS = {
+    ("rope", "none"): _rope,
+    ("rope", "linear"): _linear_rope,
+    ("rope", "ntk"): _ntk_rope,
+    ("none", "none"): _no_position,
+}
+_CALLS = {"none": _call, "block": _call_and_forget}
 
 
 class TransformerLM(nn.Module):
@@ -90,45 +85,109 @@ class TransformerLM(nn.Module):
         super().__init__()
         self.config = config
         d_model = config.d_model
-        position = (
-            RotaryEmbedding(config.d_head, config.context_length, theta=config.rope_theta)
-            if config.position == "rope"
-            else NoPosition()
-        )
+        position = _POSITIONS[config.position, config.rope_scaling](config)
         self.token_embeddings = Embedding(
             config.vocab_size, d_model, sd=d_model**-0.5 if config.tie_embeddings else 1.0
         )
         self.layers = nn.ModuleList(
             _BLOCKS[config.norm](
                 d_model,
-                MultiHeadSelfAttention(d_model, config.num_heads, position=position),
+                MultiHeadSelfAttention(
+                    d_model,
+                    config.num_heads,
+                    position=position,
+                    num_kv_heads=config.num_kv_heads,
+                    qk_norm=_HEAD_NORMS[config.qk_norm],
+                    backend=ATTENTION_BACKENDS[config.attention],
+                ),
                 _FEED_FORWARDS[config.feed_forward](d_model, config.d_ff),
             )
             for _ in range(config.num_layers)
         )
-        self.ln_final = Identity() if config.norm == "none" else RMSNorm(d_model)
+        self.ln_final = _FINAL_NORMS[config.norm](d_model)
         self.lm_head = None if config.tie_embeddings else Linear(d_model, config.vocab_size)
 
-    def forward(self, ids: Int[Tensor, "*batch seq"]) -> Float[Tensor, "*batch seq vocab"]:
+    def forward(
+        self,
+        ids: Int[Tensor, "*batch seq"],
+        *,
+        documents: Int[Tensor, "*#batch seq"] | None = None,
+    ) -> Float[Tensor, "*batch seq vocab"]:
         """Return the logits of the token after each position.
+
+        `documents` numbers the document of each token, which then sees its own document only.
 
         Raises:
             TypeError: if `ids` are not whole numbers.
             ValueError: if a sequence is longer than the context, or an id is not in the vocabulary.
         """
-        return linear(self.hidden(ids), self.head_weight)
+        return self.head(self.hidden(ids, documents=documents))
 
-    def hidden(self, ids: Int[Tensor, "*batch seq"]) -> Float[Tensor, "*batch seq d_model"]:
-        """Return what the head reads: the last block's output after the final norm."""
+    def loss(
+        self,
+        ids: Int[Tensor, "*batch seq"],
+        targets: Int[Tensor, "*batch seq"],
+        *,
+        token_weights: Float[Tensor, "*batch seq"] | None = None,
+        ignore_index: int | None = None,
+        z_loss: float = 0.0,
+        documents: Int[Tensor, "*#batch seq"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Return the `cross_entropy` of the targets, in nats, without making all the logits.
+
+        See `linear_cross_entropy`.
+
+        Raises:
+            TypeError, ValueError: as `forward` and `linear_cross_entropy`.
+        """
+        return linear_cross_entropy(
+            self.hidden(ids, documents=documents),
+            self.head_weight,
+            targets,
+            token_weights=token_weights,
+            ignore_index=ignore_index,
+            z_loss=z_loss,
+            logit_cap=self.config.logit_cap,
+        )
+
+    def hidden(
+        self,
+        ids: Int[Tensor, "*batch seq"],
+        positions: Int[Tensor, "*#batch seq"] | None = None,
+        *,
+        documents: Int[Tensor, "*#batch seq"] | None = None,
+        attend: Sequence[Attend] | None = None,
+    ) -> Float[Tensor, "*batch seq d_model"]:
+        """Return what the head reads: the last block's output after the final norm.
+
+        Args:
+            ids: the tokens.
+            positions: of the tokens, by default `0 .. seq - 1`.
+            documents: see `forward`.
+            attend: what takes the place of attention within `ids`, for each layer; see
+                `MultiHeadSelfAttention`.
+        """
         seq = ids.shape[-1]
         if seq > self.config.context_length:
             raise ValueError(
                 f"ids must be at most context_length={self.config.context_length} long, got {seq}"
             )
+        visible = Visibility(self.config.sliding_window, documents)
+        run = _CALLS[self.config.checkpointing]
         x = self.token_embeddings(ids)
-        for layer in self.layers:
-            x = layer(x)
+        for number, layer in enumerate(self.layers):
+            instead = None if attend is None else attend[number]
+            block = partial(layer, positions=positions, visible=visible, attend=instead)
+            x = run(block, x)
         return self.ln_final(x)
+
+    def head(
+        self, hidden: Float[Tensor, "*batch seq d_model"]
+    ) -> Float[Tensor, "*batch seq vocab"]:
+        """Return the logits of what `hidden` returns."""
+        logits = linear(hidden, self.head_weight)
+        cap = self.config.logit_cap
+        return logits if cap is None else soft_cap(logits, cap)
 
     @property
     def head_weight(self) -> Float[Tensor, "vocab d_model"]:
