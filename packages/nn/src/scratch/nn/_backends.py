@@ -103,26 +103,35 @@ def flex_attention_backend(
     """Attend by torch's flex attention, which skips blocks that a window or documents hide.
 
     On a GPU it is compiled at the first call; on a CPU it runs as the formula does.
+
+    Raises:
+        NotImplementedError: if a gradient is wanted on a CPU, where torch has none.
     """
+    if q.device.type == "cpu" and torch.is_grad_enabled():
+        if q.requires_grad or k.requires_grad or v.requires_grad:
+            raise NotImplementedError(
+                'attention="flex" has no gradient on a CPU, use "auto", "reference" or "fused" there'
+            )
     batch, seq = q.shape[:-3], q.shape[-2]
     q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))
     documents = visible.documents
     if documents is not None:
         documents = documents.expand(*batch, seq).reshape(-1, seq)
-    window = visible.window
-
-    def sees(b: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
-        seen = query >= key
-        if window is not None:
-            seen = seen & (query - key < window)
-        if documents is not None:
-            seen = seen & (documents[b, query] == documents[b, key])
-        return seen
-
+    visible = Visibility(visible.window, documents)
     sequences = None if documents is None else len(documents)
-    mask = create_block_mask(sees, sequences, None, seq, seq, device=q.device)
+    mask = create_block_mask(
+        # A lambda, as torch counts the arguments, which a decorated function would hide.
+        lambda sequence, _, query, key: _sees(visible, sequence, query, key),
+        sequences,
+        None,
+        seq,
+        seq,
+        device=q.device,
+    )
     grouped = k.shape[-3] != q.shape[-3]
-    out: Any = _flex(q.device.type)(q, k, v, block_mask=mask, enable_gqa=grouped)
+    eager_on_gpu = q.device.type == "cuda" and not torch.compiler.is_compiling()
+    attend: Any = _compiled_flex() if eager_on_gpu else flex_attention
+    out = attend(q, k, v, block_mask=mask, enable_gqa=grouped)
     return out.view(*batch, *out.shape[-3:])
 
 
@@ -175,6 +184,17 @@ def _say_once(name: str, device: str) -> None:
     _log.info("attention: %s, chosen for %s", name, device)
 
 
+def _sees(visible: Visibility, sequence: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """Return whether `query` sees `key`, for single positions."""
+    seen = query >= key
+    if visible.window is not None:
+        seen = seen & (query - key < visible.window)
+    if visible.documents is not None:
+        numbers = visible.documents
+        seen = seen & (numbers[sequence, query] == numbers[sequence, key])
+    return seen
+
+
 @cache
-def _flex(device: str) -> Any:
-    return torch.compile(flex_attention, dynamic=False) if device == "cuda" else flex_attention
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention, dynamic=False)

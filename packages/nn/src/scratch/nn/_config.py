@@ -51,7 +51,7 @@ class TransformerConfig:
     num_layers: int
     num_heads: int
     d_ff: int
-    rope_theta: int | float = 10_000.0
+    rope_theta: float = 10_000.0
     norm: Literal["pre", "post", "none"] = "pre"
     feed_forward: Literal["swiglu", "silu", "relu2"] = "swiglu"
     position: Literal["rope", "none"] = "rope"
@@ -60,9 +60,9 @@ class TransformerConfig:
     qk_norm: Literal["none", "rms"] = "none"
     attention: Literal["auto", "reference", "block", "fused", "flex"] = "auto"
     sliding_window: int | None = None
-    logit_cap: int | float | None = None
+    logit_cap: float | None = None
     rope_scaling: Literal["none", "linear", "ntk"] = "none"
-    rope_factor: int | float = 1.0
+    rope_factor: float = 1.0
     checkpointing: Literal["none", "block"] = "none"
 
     def __post_init__(self) -> None:

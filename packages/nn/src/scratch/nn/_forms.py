@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+from torch import Tensor
 
 _plain = ContextVar("plain", default=False)
 
@@ -40,3 +41,11 @@ def plain_forms_wanted() -> bool:
 def fast_forms_apply() -> bool:
     """Return whether modules are to use their fast forms here."""
     return not torch.compiler.is_compiling() and not _plain.get()
+
+
+def matmul_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype in which matrix products of `x` are made: its own, or that of autocast."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(kind)
+    return x.dtype

@@ -16,23 +16,23 @@ from torch.autograd.function import once_differentiable
 
 
 class FusedRMSNorm(torch.autograd.Function):
-    """`rms_norm(x, weight, eps=eps)`; differentiable once."""
+    """`rms_norm(x, weight, eps=eps)` as `dtype`; differentiable once."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         inverse_rms = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse_rms)
-        return (wide * inverse_rms).mul_(weight).to(x.dtype)
+        return (wide * inverse_rms).mul_(weight).to(dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, inverse_rms = ctx.saved_tensors
         normed = x * inverse_rms
         g = g.to(normed.dtype)
         product = g * normed
-        d_weight = product.flatten(0, -2).sum(0) if product.ndim > 1 else product
+        d_weight = product.reshape(-1, product.shape[-1]).sum(0)
         mean = (product.mul_(weight)).mean(-1, keepdim=True)
         d_x = (g * weight).addcmul_(normed, mean, value=-1).mul_(inverse_rms)
-        return d_x.to(x.dtype), d_weight.to(weight.dtype), None
+        return d_x.to(x.dtype), d_weight.to(weight.dtype), None, None

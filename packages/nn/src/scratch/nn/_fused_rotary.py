@@ -31,8 +31,9 @@ class FusedRotation(torch.autograd.Function):
 def _turn(x: Tensor, turns: Tensor) -> Tensor:
     """Return `x` times `turns`, with contiguous rows whatever the strides of `x`."""
     wide: Tensor = x.to(torch.promote_types(x.dtype, torch.float32))
-    if wide.stride(-1) != 1 or any(stride % 2 for stride in wide.stride()[:-1]):
-        wide = wide.contiguous()
+    whole = not wide.storage_offset() % 2 and not any(stride % 2 for stride in wide.stride()[:-1])
+    if wide.stride(-1) != 1 or not whole:
+        wide = wide.clone(memory_format=torch.contiguous_format)
     pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
     result = torch.empty(pairs.shape, dtype=pairs.dtype, device=pairs.device)
     torch.mul(pairs, turns, out=result)

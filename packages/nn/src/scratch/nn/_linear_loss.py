@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ._checks import check_at_least_one
 from ._chunked_loss import LossPlan, loss_and_gradients
-from ._forms import plain_forms_wanted
+from ._forms import matmul_dtype, plain_forms_wanted
 from ._linear import linear
 from ._loss_operator import loss_operator
 from ._losses import cross_entropy, soft_cap, weighted_targets
@@ -80,11 +80,9 @@ def linear_cross_entropy(
     wide = torch.promote_types(hidden.dtype, torch.float32)
     if shares is None:
         shares = torch.full(targets.shape, 1 / targets.numel(), dtype=wide, device=hidden.device)
-    device = hidden.device.type
-    autocast = torch.is_autocast_enabled(device)
     learning = torch.is_grad_enabled()
     plan = LossPlan(
-        dtype=torch.get_autocast_dtype(device) if autocast else hidden.dtype,
+        dtype=matmul_dtype(hidden),
         chunk_rows=chunk_rows,
         z_loss=z_loss,
         logit_cap=logit_cap or 0.0,

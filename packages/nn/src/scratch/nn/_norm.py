@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ._checks import check_at_least_one
-from ._forms import fast_forms_apply
+from ._forms import fast_forms_apply, matmul_dtype
 from ._fused_norm import FusedRMSNorm
 
 
@@ -23,7 +23,11 @@ def rms_norm(
 
 
 class RMSNorm(nn.Module):
-    """`rms_norm` with a learned weight for each of `d_model` features, starting at one."""
+    """`rms_norm` with a learned weight for each of `d_model` features, starting at one.
+
+    Under autocast the result is rounded to its dtype at once: what reads it would do so, several
+    times over.
+    """
 
     def __init__(self, d_model: int, *, eps: float = 1e-5) -> None:
         super().__init__()
@@ -33,7 +37,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         if fast_forms_apply():
-            return FusedRMSNorm.apply(x, self.weight, self.eps)
+            return FusedRMSNorm.apply(x, self.weight, self.eps, matmul_dtype(x))
         return rms_norm(x, self.weight, eps=self.eps)
 
 

@@ -11,7 +11,7 @@ from ._checks import check_at_least_one
 from ._linear import Linear
 from ._norm import NoNorm, RMSNorm
 from ._rotary import NoPosition, RotaryEmbedding
-from ._visibility import Visibility
+from ._visibility import EVERYTHING, Visibility
 
 # Queries, keys and values, all in heads, to what the queries gather.
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -94,7 +94,7 @@ class MultiHeadSelfAttention(nn.Module):
         q = self.position(self.q_norm(q), positions)
         k = self.position(self.k_norm(k), positions)
         if attend is None:
-            attended = self.backend(q, k, v, Visibility() if visible is None else visible)
+            attended = self.backend(q, k, v, EVERYTHING if visible is None else visible)
         else:
             attended = attend(q, k, v)
         return self.output_proj(rearrange(attended, "... heads seq d -> ... seq (heads d)"))

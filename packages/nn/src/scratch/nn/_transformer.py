@@ -104,6 +104,7 @@ class TransformerLM(nn.Module):
             )
             for _ in range(config.num_layers)
         )
+        self._visible = Visibility(config.sliding_window)
         self.ln_final = _FINAL_NORMS[config.norm](d_model)
         self.lm_head = None if config.tie_embeddings else Linear(d_model, config.vocab_size)
 
@@ -172,7 +173,7 @@ class TransformerLM(nn.Module):
             raise ValueError(
                 f"ids must be at most context_length={self.config.context_length} long, got {seq}"
             )
-        visible = Visibility(self.config.sliding_window, documents)
+        visible = self._visible if documents is None else self._visible.of(documents)
         run = _CALLS[self.config.checkpointing]
         x = self.token_embeddings(ids)
         for number, layer in enumerate(self.layers):

@@ -32,6 +32,10 @@ class Visibility:
             check_at_least_one(window=window)
         self.window, self.documents = window, documents
 
+    def of(self, documents: Int[Tensor, "*batch seq"]) -> "Visibility":
+        """Return the same, within these documents."""
+        return Visibility(self.window, documents)
+
     def mask(self, seq: int, *, device: torch.device | None = None) -> Bool[Tensor, "*batch q k"]:
         """Return True where a query (row) sees a key (column); with one axis for all heads.
 
@@ -44,3 +48,6 @@ class Visibility:
             return mask
         same = self.documents[..., :, None] == self.documents[..., None, :]
         return (mask & same).unsqueeze(-3)
+
+
+EVERYTHING = Visibility()
