@@ -19,38 +19,56 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._linear import pad_rows
+
 _LOG2_E = math.log2(math.e)
+
+
+def gradient_gain(dtype: torch.dtype) -> float:
+    """Return the gain of a `LossPlan` whose products are of `dtype`."""
+    return 1024.0 if dtype == torch.float16 else 1.0
 
 
 @dataclass(frozen=True)
 class LossPlan:
-    """How the loss is computed: dtype of the products, chunks, and which gradients are wanted."""
+    """How the loss is computed: dtype of the products, chunks, and which gradients are wanted.
+
+    A cap of zero is none. The vocabulary is padded, for the products only, to a multiple of
+    `pad_vocab_to`.
+    """
 
     dtype: torch.dtype
     chunk_rows: int
+    pad_vocab_to: int
     z_loss: float
     logit_cap: float
     for_hidden: bool
     for_weight: bool
 
+    @property
+    def gain(self) -> float:
+        """What the gradients are multiplied by: in float16 those of a long batch would vanish."""
+        return gradient_gain(self.dtype)
+
 
 def loss_and_gradients(
     hidden: Tensor, weight: Tensor, targets: Tensor, shares: Tensor, plan: LossPlan
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss, and its gradients by `hidden` and `weight`, empty where nobody wants them.
+    """Return the loss, and `plan.gain` times its gradients, empty where nobody wants them.
 
     `hidden` is `(rows, d_model)`, `targets` and `shares` `(rows,)`.
     """
     device = hidden.device.type
     with torch.no_grad(), torch.autocast(device, enabled=False):
         wide = shares.dtype
-        head = weight.to(plan.dtype)
+        vocab = len(weight)
+        head = pad_rows(weight.to(plan.dtype), plan.pad_vocab_to)
         loss = torch.zeros((), dtype=wide, device=hidden.device)
         d_hidden = torch.empty_like(hidden) if plan.for_hidden else hidden.new_empty(0)
         d_weight = weight.new_empty(0)
         if plan.for_weight:
             wide_weight = torch.promote_types(weight.dtype, torch.float32)
-            d_weight = torch.zeros_like(weight, dtype=wide_weight)
+            d_weight = torch.zeros_like(head, dtype=wide_weight)
         shape = (min(plan.chunk_rows, len(hidden)), len(head))
         products = torch.empty(shape, dtype=plan.dtype, device=hidden.device)
         same = plan.dtype == wide
@@ -62,18 +80,18 @@ def loss_and_gradients(
             scale = 1 / plan.logit_cap if plan.logit_cap else _LOG2_E
             out = products[:size]
             torch.addmm(out, chunk, head.T, beta=0, alpha=scale, out=out)
-            part, d_logits = _chunk_loss(
-                logits[:size].copy_(out), targets[rows], shares[rows], plan
-            )
+            # Of a row of padding no logit is taken, and no gradient written: its products are zero.
+            scaled = logits[:size, :vocab].copy_(out[:, :vocab])
+            part, d_logits = _chunk_loss(scaled, targets[rows], shares[rows], plan)
             loss += part
-            d_logits = out.copy_(d_logits)
+            out[:, :vocab].copy_(d_logits)
             if plan.for_hidden:
-                d_hidden[rows] = d_logits @ head
+                d_hidden[rows] = out @ head
             if plan.for_weight and plan.dtype == d_weight.dtype:
-                d_weight.addmm_(d_logits.T, chunk)
+                d_weight.addmm_(out.T, chunk)
             elif plan.for_weight:
-                d_weight += d_logits.T @ chunk
-        return loss, d_hidden, d_weight.to(weight.dtype)
+                d_weight += out.T @ chunk
+        return loss, d_hidden, d_weight[:vocab].to(weight.dtype)
 
 
 def _chunk_loss(
@@ -96,13 +114,14 @@ def _chunk_loss(
     sums = exponentials.sum(-1, keepdim=True)
     normalizer = (sums.log2() + maximum) / _LOG2_E
     losses = normalizer - chosen / _LOG2_E
-    factor = shares
+    steps = shares * plan.gain
+    factor = steps
     if plan.z_loss:
         losses = losses + plan.z_loss * normalizer.square()
-        factor = shares * (1 + 2 * plan.z_loss * normalizer)
+        factor = steps * (1 + 2 * plan.z_loss * normalizer)
     loss = (losses * shares).sum()
     if not with_gradients:
         return loss, exponentials
     d_logits = exponentials.mul_(factor / sums)
-    d_logits.scatter_add_(-1, targets, -shares)
+    d_logits.scatter_add_(-1, targets, -steps)
     return loss, d_logits if slope is None else d_logits.mul_(slope)

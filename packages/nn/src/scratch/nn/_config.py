@@ -37,6 +37,8 @@ class TransformerConfig:
             arXiv:2306.15595); "ntk" raises `rope_theta` so that the slowest pair turns slower by
             it and the fastest hardly at all (bloc97, 2023); "none".
         rope_factor: see there; 1 with "none".
+        pad_vocab_to: the head's matrix product is made with rows of zeros beside its weight, up to
+            a multiple of so many, which GPUs like. Neither logits nor weights show it.
         checkpointing: what is kept for the gradients. "none": all activations; "block": only the
             inputs of the blocks, whose inside is computed again (Chen et al., 2016,
             arXiv:1604.06174).
@@ -63,10 +65,12 @@ class TransformerConfig:
     logit_cap: float | None = None
     rope_scaling: Literal["none", "linear", "ntk"] = "none"
     rope_factor: float = 1.0
+    pad_vocab_to: int = 64
     checkpointing: Literal["none", "block"] = "none"
 
     def __post_init__(self) -> None:
         sizes = ["vocab_size", "context_length", "d_model", "num_layers", "num_heads", "d_ff"]
+        sizes.append("pad_vocab_to")
         optional = ["num_kv_heads", "sliding_window"]
         sizes += [name for name in optional if getattr(self, name) is not None]
         check_at_least_one(**{name: getattr(self, name) for name in sizes})

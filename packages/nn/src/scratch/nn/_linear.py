@@ -16,6 +16,19 @@ def linear(
     return x @ weight.T
 
 
+def pad_rows(
+    weight: Float[Tensor, "rows d_in"], multiple: int
+) -> Float[Tensor, "padded_rows d_in"]:
+    """Return `weight` with rows of zeros appended, up to a multiple of `multiple` rows.
+
+    Matrix units of GPUs work on tiles; a product whose size is no multiple of them is slow.
+    """
+    missing = -weight.shape[0] % multiple
+    return (
+        weight if not missing else torch.cat((weight, weight.new_zeros(missing, weight.shape[1])))
+    )
+
+
 class Linear(nn.Module):
     """`linear` with a learned weight, started as Glorot and Bengio (2010) propose.
 

@@ -34,6 +34,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     logit_cap: float | None = None,
     chunk_rows: int | None = None,
+    pad_vocab_to: int = 1,
 ) -> Float[Tensor, ""]:
     """Return `cross_entropy(soft_cap(linear(hidden, weight), logit_cap), targets, ...)`.
 
@@ -46,7 +47,10 @@ def linear_cross_entropy(
         weight: of the head.
         targets, token_weights, ignore_index, z_loss: see `cross_entropy`.
         logit_cap: see `soft_cap`; `None` for no cap.
-        chunk_rows: rows of logits that are made at a time; by default about two million logits.
+        chunk_rows: rows of logits that are made at a time; by default about two million logits on
+            a CPU, 64 times as many elsewhere.
+        pad_vocab_to: make the products with a weight padded by rows of zeros to a multiple of so
+            many, which matrix units like; the padding never counts.
 
     Raises:
         TypeError: if `targets` are not whole numbers.
@@ -72,10 +76,12 @@ def linear_cross_entropy(
             z_loss=z_loss,
         )
     vocab = weight.shape[0]
-    chunk_rows = max(256, _LOGITS_OF_A_CHUNK // vocab) if chunk_rows is None else chunk_rows
-    check_at_least_one(chunk_rows=chunk_rows)
+    if chunk_rows is None:
+        logits = _LOGITS_OF_A_CHUNK if hidden.device.type == "cpu" else 64 * _LOGITS_OF_A_CHUNK
+        chunk_rows = max(256, logits // vocab)
+    check_at_least_one(chunk_rows=chunk_rows, pad_vocab_to=pad_vocab_to)
     indices, shares = weighted_targets(
-        targets, token_weights, ignore_index=ignore_index, vocab=vocab
+        targets, token_weights, ignore_index=ignore_index, vocab=vocab, dtype=hidden.dtype
     )
     wide = torch.promote_types(hidden.dtype, torch.float32)
     if shares is None:
@@ -84,6 +90,7 @@ def linear_cross_entropy(
     plan = LossPlan(
         dtype=matmul_dtype(hidden),
         chunk_rows=chunk_rows,
+        pad_vocab_to=pad_vocab_to,
         z_loss=z_loss,
         logit_cap=logit_cap or 0.0,
         for_hidden=learning and hidden.requires_grad,
@@ -109,16 +116,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         loss, *gradients = loss_and_gradients(hidden, weight, targets, shares, plan)
         ctx.save_for_backward(*gradients)
-        ctx.wanted = (plan.for_hidden, plan.for_weight)
+        ctx.wanted, ctx.gain = (plan.for_hidden, plan.for_weight), plan.gain
         return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         # A loss that is not scaled, by far the most frequent, needs no more memory.
-        as_they_are = g.device.type == "cpu" and g == 1
+        as_they_are = ctx.gain == 1 and g.device.type == "cpu" and g == 1
         d_hidden, d_weight = (
-            None if not wanted else gradient if as_they_are else gradient * g.to(gradient.dtype)
+            None if not wanted else gradient if as_they_are else gradient * (g / ctx.gain)
             for gradient, wanted in zip(ctx.saved_tensors, ctx.wanted, strict=True)
         )
         return d_hidden, d_weight, None, None, None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._chunked_loss import LossPlan, loss_and_gradients
+from ._chunked_loss import LossPlan, gradient_gain, loss_and_gradients
 
 
 @torch.library.custom_op("scratch_nn::linear_cross_entropy", mutates_args=())
@@ -20,13 +20,14 @@ def loss_operator(
     shares: Tensor,
     dtype: torch.dtype,
     chunk_rows: int,
+    pad_vocab_to: int,
     z_loss: float,
     logit_cap: float,
     for_hidden: bool,
     for_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `loss_and_gradients` returns; the last six arguments are those of `LossPlan`."""
-    plan = LossPlan(dtype, chunk_rows, z_loss, logit_cap, for_hidden, for_weight)
+    """Return what `loss_and_gradients` returns; the last arguments are a `LossPlan`."""
+    plan = LossPlan(dtype, chunk_rows, pad_vocab_to, z_loss, logit_cap, for_hidden, for_weight)
     return loss_and_gradients(hidden, weight, targets, shares, plan)
 
 
@@ -44,15 +45,15 @@ def _shapes(  # pyright: ignore[reportUnusedFunction]
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.save_for_backward(*output[1:])
-    ctx.wanted = inputs[-2:]
+    ctx.wanted, ctx.gain = inputs[-2:], gradient_gain(inputs[4])
 
 
 def _backward(ctx: Any, g: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     gradients = (
-        gradient * g.to(gradient.dtype) if wanted else None
+        gradient * g if wanted else None
         for gradient, wanted in zip(ctx.saved_tensors, ctx.wanted, strict=True)
     )
-    return (*gradients, *[None] * 8)
+    return (*gradients, *[None] * 9)
 
 
 loss_operator.register_autograd(_backward, setup_context=_keep)  # pyright: ignore[reportUnknownMemberType]

@@ -13,7 +13,7 @@ from ._blocks import NoNormBlock, PostNormBlock, PreNormBlock
 from ._config import TransformerConfig
 from ._embedding import Embedding
 from ._feedforward import ReLUSquaredFeedForward, SiLUFeedForward, SwiGLU
-from ._linear import Linear, linear
+from ._linear import Linear, linear, pad_rows
 from ._linear_loss import linear_cross_entropy
 from ._losses import soft_cap
 from ._norm import NoNorm, RMSNorm
@@ -149,6 +149,7 @@ class TransformerLM(nn.Module):
             ignore_index=ignore_index,
             z_loss=z_loss,
             logit_cap=self.config.logit_cap,
+            pad_vocab_to=self.config.pad_vocab_to,
         )
 
     def hidden(
@@ -186,8 +187,8 @@ class TransformerLM(nn.Module):
         self, hidden: Float[Tensor, "*batch seq d_model"]
     ) -> Float[Tensor, "*batch seq vocab"]:
         """Return the logits of what `hidden` returns."""
-        logits = linear(hidden, self.head_weight)
-        cap = self.config.logit_cap
+        weight, cap = self.head_weight, self.config.logit_cap
+        logits = linear(hidden, pad_rows(weight, self.config.pad_vocab_to))[..., : len(weight)]
         return logits if cap is None else soft_cap(logits, cap)
 
     @property
