@@ -36,6 +36,7 @@ def test_the_default_is_pre_norm_swiglu_rope_untied() -> None:
         "logit_cap": None,
         "rope_scaling": "none",
         "rope_factor": 1.0,
+        "pad_vocab_to": 64,
         "checkpointing": "none",
     }
 

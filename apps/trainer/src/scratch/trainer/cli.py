@@ -1,7 +1,6 @@
 """The command `trainer`. Torch is imported by the command that needs it, not by `--help`."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from .config import (
     TrainSettings,
     load_toml,
 )
+from .process import keep_freed_memory, let_waiting_threads_sleep
 
 _COMMANDS: dict[str, type[Settings]] = {
     "quickstart": QuickstartSettings,
@@ -39,10 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A command line that cannot be understood exits with 2.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # Threads that wait should soon sleep. By default they spin for long, and where somebody else
-    # uses the cores too, a step gets many times slower. OpenMP reads this when torch is imported.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    let_waiting_threads_sleep()
+    keep_freed_memory()
     try:
         _run(parse(arguments))
     except KeyboardInterrupt:

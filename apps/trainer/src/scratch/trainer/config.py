@@ -43,24 +43,51 @@ class ModelSettings(Settings):
     num_heads: AtLeastOne = 6
     """Attention heads; must divide d-model."""
     d_ff: AtLeastOne | None = None
-    """Inner features of the feed-forward network; by default 8/3 d-model (4 d-model for silu)."""
+    """Inner features; by default 8/3 d-model (4 d-model without a gate)."""
     rope_theta: Positive = 10_000.0
     """Base of the rotary angles."""
     norm: Literal["pre", "post", "none"] = "pre"
     """Where the RMS norms stand."""
-    feed_forward: Literal["swiglu", "silu"] = "swiglu"
+    feed_forward: Literal["swiglu", "silu", "relu2"] = "swiglu"
     """Kind of feed-forward network."""
     position: Literal["rope", "none"] = "rope"
     """Kind of position embedding."""
     tie_embeddings: bool = False
     """Whether the head shares the weight of the embedding."""
+    num_kv_heads: Annotated[int | None, Field(ge=1)] = None
+    """Heads of keys and values, each shared by a group of heads; by default as many as heads."""
+    qk_norm: Literal["none", "rms"] = "none"
+    """What norms queries and keys of each head."""
+    attention: Literal["auto", "reference", "block", "fused", "flex"] = "auto"
+    """How attention is computed."""
+    sliding_window: Annotated[int | None, Field(ge=1)] = None
+    """Tokens that each token sees, itself included; by default all before it."""
+    logit_cap: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    """Logits become cap tanh(logits / cap); by default they stay as they are."""
+    rope_scaling: Literal["none", "linear", "ntk"] = "none"
+    """How the rotary angles are made to fit longer contexts."""
+    rope_factor: Positive = 1.0
+    """How much longer the contexts are that rope-scaling is for."""
+    pad_vocab_to: Annotated[int, Field(ge=1)] = 64
+    """The head's matrix product is padded to a multiple of so many tokens, which GPUs like."""
+    checkpointing: Literal["none", "block"] = "none"
+    """What is not kept but computed again for the gradients, to save memory."""
 
 
 class OptimizerSettings(Settings):
-    """AdamW, a warm-up and half a cosine, clipping."""
+    """The optimizer, its schedule, clipping."""
 
     lr: NotNegative = 1e-3
-    """Greatest learning rate."""
+    """Greatest learning rate of AdamW."""
+    kind: Literal["adamw", "muon"] = "adamw"
+    """AdamW for all; or Muon for the matrices of the blocks, and AdamW for the rest."""
+    muon_lr: NotNegative = 0.02
+    """Greatest learning rate of Muon, where there is one."""
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """How the rate goes after the warm-up: down half a cosine; straight down; level and then
+    straight down over the last decay-fraction; or level to the end."""
+    decay_fraction: UpToOne = 0.4
+    """Share of the training over which the rate of "wsd" goes down."""
     warmup_fraction: BelowOne = 0.05
     """Share of the training over which the learning rate rises from zero."""
     floor_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -103,6 +130,9 @@ class TrainSettings(Settings):
     """Of the initial weights and the order of the data."""
     device: str = "auto"
     """"auto" (CUDA, then MPS, then CPU), or a device by torch's name."""
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Of the matrix products; weights, gradients and sums are float32 always. "auto": bfloat16
+    where the device is made for it."""
     checkpoint_every: AtLeastOne = 500
     """Updates between two checkpoints; there is always one at the end."""
     keep_checkpoints: AtLeastOne = 2

@@ -30,6 +30,20 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of the matrix products; "auto" is bfloat16 where the device is made for it.
+
+    That is, on GPUs that have it and on CPUs with instructions for it, where it is twice as fast.
+    """
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+        return torch.bfloat16
+    return torch.float32
+
+
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """Return what somebody needs to know to repeat a run: versions, machine, device, threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()

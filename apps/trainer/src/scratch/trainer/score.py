@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from scratch.bpe import Tokenizer
-from scratch.nn import TransformerLM, cross_entropy, linear
+from scratch.nn import TransformerLM, fast_matmul, linear_cross_entropy
 from scratch.train import Batch, Evaluation, Tokens, evaluate, evaluation_batches
 
 from .config import EvaluateSettings
@@ -33,8 +33,11 @@ class Score:
 def next_token_loss(model: TransformerLM, batch: Batch) -> Tensor:
     """Return the mean cross-entropy of the targets, which belong to the last inputs."""
     scored = batch.targets.shape[-1]
-    logits = linear(model.hidden(batch.inputs)[:, -scored:], model.head_weight)
-    return cross_entropy(logits, batch.targets)
+    if scored == batch.inputs.shape[-1]:
+        return model.loss(batch.inputs, batch.targets)
+    hidden = model.hidden(batch.inputs)[:, -scored:]
+    cap = model.config.logit_cap
+    return linear_cross_entropy(hidden, model.head_weight, batch.targets, logit_cap=cap)
 
 
 def evaluate_tokens(model: TransformerLM, tokens: Tokens, *, batch_size: int = 32) -> Evaluation:
@@ -122,4 +125,5 @@ def _evaluate(
         stride=stride,
         device=model.head_weight.device,
     )
-    return evaluate(model, batches, loss=next_token_loss)
+    with fast_matmul():
+        return evaluate(model, batches, loss=next_token_loss)

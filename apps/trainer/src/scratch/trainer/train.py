@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from scratch.nn import TransformerLM
-from scratch.optim import AdamW, WarmupCosine, clip_grad_norm, decay_groups
+from scratch.nn import TransformerLM, fast_matmul
+from scratch.optim import ByClock, clip_grad_norm
 from scratch.train import (
     Batch,
     NonFiniteError,
@@ -22,8 +23,9 @@ from scratch.train import (
 )
 
 from .config import OptimizerSettings, TrainSettings
-from .device import choose_device
+from .device import choose_device, choose_precision
 from .display import Progress, say
+from .optimization import build_optimizer, build_schedule
 from .prepare import PreparedData
 from .run import RunDirectory, build_model, with_d_ff
 from .score import evaluate_tokens, next_token_loss
@@ -89,7 +91,8 @@ def _train(
             model,
             optimizer,
             lambda done: micro_batches(data.train, sampler, done, settings, model),
-            loss=next_token_loss,
+            loss=loss_in(settings.precision, model.head_weight.device),
+            context=fast_matmul,
             schedule=pace.schedule(settings.optimizer),
             clip=lambda parameters: clip_grad_norm(parameters, settings.optimizer.max_grad_norm),
             start=totals["step"],
@@ -138,10 +141,15 @@ def micro_batches(
     ]
 
 
-def build_optimizer(settings: OptimizerSettings, model: TransformerLM) -> AdamW:
-    groups = decay_groups(model.named_parameters(), weight_decay=settings.weight_decay)
-    betas = (settings.beta1, settings.beta2)
-    return AdamW(groups, settings.lr, betas=betas, eps=settings.eps)
+def loss_in(precision: str, device: torch.device) -> Callable[[TransformerLM, Batch], Tensor]:
+    """Return `next_token_loss` with the matrix products of the forward pass in a precision."""
+    dtype = choose_precision(precision, device)
+
+    def loss(model: TransformerLM, batch: Batch) -> Tensor:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return next_token_loss(model, batch)
+
+    return loss
 
 
 class Stopwatch:
@@ -179,16 +187,14 @@ class Pace:
         return seconds / self._budget_seconds
 
     def schedule(self, settings: OptimizerSettings) -> Callable[[int], float]:
-        total = self._steps or self._PARTS
-        cosine = WarmupCosine(
-            peak=settings.lr,
-            floor=settings.lr * settings.floor_fraction,
-            warmup_steps=min(round(total * settings.warmup_fraction), total - 1),
-            total_steps=total,
-        )
         if self._steps is not None:
-            return cosine
-        return lambda number: cosine(max(1.0, total * self.fraction(number, self._watch.seconds)))
+            return build_schedule(settings, total_steps=self._steps)
+        assert self._budget_seconds is not None
+        return ByClock(
+            schedule=build_schedule(settings, total_steps=self._PARTS),
+            budget_seconds=self._budget_seconds,
+            clock=lambda: self._watch.seconds,
+        )
 
 
 def _write_down(run: RunDirectory, pending: list[tuple[Step, dict[str, Any]]]) -> None:

@@ -8,7 +8,7 @@ would round, so there the switch is left alone.
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -36,7 +36,7 @@ def fast_matmul() -> Generator[None]:
     if not fast_matmul_is_exact():
         yield
         return
-    settings: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    settings = cast("Any", torch.backends.mkldnn).matmul
     before = settings.fp32_precision
     settings.fp32_precision = "bf16"
     try:

@@ -9,6 +9,7 @@ when it next reads the step.
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -69,6 +70,7 @@ def train_steps(
     loss: Callable[[M, Batch], Tensor],
     schedule: Callable[[int], float],
     clip: Callable[[Iterable[nn.Parameter]], Tensor] | None = None,
+    context: Callable[[], AbstractContextManager[object]] = nullcontext,
     start: int = 0,
     stop: int,
 ) -> Iterator[Step]:
@@ -81,8 +83,11 @@ def train_steps(
         batches: maps the number of updates done to the micro-batches of the next one. Their losses
             are weighted by their targets, so that it does not matter how a batch is cut.
         loss: the mean loss of a model over the targets of a batch.
-        schedule: maps the number of an update, from 1, to its learning rate.
+        schedule: maps the number of an update, from 1, to its learning rate. A group of parameters
+            with an "lr_scale" gets so many times that rate.
         clip: limits the gradients in place and returns their norm from before.
+        context: entered anew for each update, around forward pass, backward pass and step; for
+            settings of the machine that hold for training only.
         start: updates done already; resuming needs nothing else.
         stop: updates to have done in the end.
 
@@ -98,7 +103,7 @@ def train_steps(
             begin = time.perf_counter()
             lr = float(schedule(done + 1))
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("lr_scale", 1.0)
             micro_batches = batches(done)
             if not isinstance(micro_batches, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"batches must give a list of them, got {type(micro_batches)}")
@@ -106,9 +111,10 @@ def train_steps(
             if tokens == 0:
                 raise ValueError(f"batches must give at least one target, got none at step {done}")
             optimizer.zero_grad()
-            mean_loss = _accumulate(model, micro_batches, loss, tokens)
-            grad_norm = norm(model.parameters())
-            _update(optimizer, grad_norm.isfinite() & mean_loss.isfinite())
+            with context():
+                mean_loss = _accumulate(model, micro_batches, loss, tokens)
+                grad_norm = norm(model.parameters())
+                _update(optimizer, grad_norm.isfinite() & mean_loss.isfinite())
             optimizer.zero_grad()
             yield Step(
                 number=done + 1,
