@@ -181,3 +181,48 @@ def test_one_parameter_may_come_by_itself() -> None:
     assert clip_grad_norm(parameter, 1.0) == 5
     assert parameter.grad is not None
     assert_close(parameter.grad, torch.tensor([0.6, 0.8]))
+
+
+# --- many and large
+
+
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(
+    shapes=st.lists(st.lists(st.integers(0, 6), max_size=3), min_size=1, max_size=6),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+    transposed=st.booleans(),
+    limit=st.sampled_from([1e-2, 1.0, 1e3]),
+)
+def test_any_gradients_are_clipped_as_their_float64_copies(
+    shapes: list[list[int]], dtype: torch.dtype, transposed: bool, limit: float
+) -> None:
+    gradients = [torch.randn(shape).to(dtype) for shape in shapes]
+    if transposed:
+        gradients = [g.permute(list(range(g.ndim))[::-1]) for g in gradients]
+    params = with_gradients(*gradients)
+    for p, gradient in zip(params, gradients, strict=True):
+        p.grad = gradient  # in its layout
+    expected = [g.double().clone() for g in gradients]
+    squares = torch.stack([g.square().sum() for g in expected])
+    norm = squares.sum().sqrt()
+    assert_close(clip_grad_norm(params, limit).double(), norm, rtol=1e-5, atol=1e-6)
+    scale = limit / (norm + 1e-6) if norm > limit else torch.ones(())
+    near = {"rtol": max(1e-5, float(torch.finfo(dtype).eps)), "atol": 1e-6}
+    for p, wide in zip(params, expected, strict=True):
+        assert p.grad is not None
+        assert_close(p.grad.double(), wide * scale, **near)
+
+
+def test_a_large_gradient_is_summed_without_losing_its_small_terms() -> None:
+    gradient = torch.full((5_000_001,), 0.1)
+    norm = clip_grad_norm(with_gradients(gradient), 1e9)
+    # One running sum in float32 would be off by 4e-3.
+    assert_close(norm.double(), gradient.double().square().sum().sqrt(), rtol=2e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_narrow_gradients_are_summed_in_float32(dtype: torch.dtype) -> None:
+    gradient = torch.full((4096,), 3.0, dtype=dtype)
+    norm = clip_grad_norm(with_gradients(gradient), 1e9)
+    assert norm.dtype == torch.float32
+    assert_close(norm, torch.tensor(3.0 * 64), rtol=1e-6, atol=0)

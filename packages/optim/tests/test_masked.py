@@ -9,29 +9,45 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scratch.optim import SGD, AdamW
+from scratch.optim import SGD, AdamW, Hybrid, Muon
 from scratch.optim._masked import MaskedOptimizer, check_not_negative
 
 Make = Callable[[Any], MaskedOptimizer]
+
+
+def a_muon(params: Any) -> Muon:
+    return Muon(params, 0.05, momentum=0.8, weight_decay=0.01, coefficients="polar_express")
+
 
 OPTIMIZERS: dict[str, Make] = {
     "sgd": lambda params: SGD(params, 0.05),
     "sgd with momentum": lambda params: SGD(params, 0.05, momentum=0.9),
     "adamw": lambda params: AdamW(params, 0.05),
     "adamw without moments": lambda params: AdamW(params, 0.05, betas=(0.0, 0.0), weight_decay=0.0),
+    "adamw in a loop": lambda params: AdamW(params, 0.05, form="loop"),
+    "adamw with master weights": lambda params: AdamW(params, 0.05, master_weights=True),
+    "adamw in a hybrid": lambda params: Hybrid({"adamw": AdamW(params, 0.05)}),
+    "muon": lambda params: a_muon(params),
+    "muon in a hybrid": lambda params: Hybrid({"muon": a_muon(params)}),
 }
+ELEMENTWISE_SHAPES = ((3, 4), (5,), ())
+MATRIX_SHAPES = ((3, 4), (5, 1), (1, 1))  # for those that take nothing else
+SHAPES = ELEMENTWISE_SHAPES
 
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
 
 YES, NO = torch.tensor(True), torch.tensor(False)
 
 
+@pytest.fixture(autouse=True)
+def shapes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "make" in request.fixturenames and "muon" in request.node.callspec.id:
+        monkeypatch.setattr(request.module, "SHAPES", MATRIX_SHAPES)
+
+
 def some_parameters(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
     generator = torch.Generator().manual_seed(1)
-    return [
-        nn.Parameter(torch.randn(shape, generator=generator).to(dtype))
-        for shape in ((3, 4), (5,), ())
-    ]
+    return [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in SHAPES]
 
 
 def give_gradients(params: list[nn.Parameter], seed: int, *, fill: float | None = None) -> None:
@@ -290,7 +306,67 @@ def test_whether_to_step_is_never_read_on_the_host(make: Make) -> None:
         optimizer.masked_step(finite)
 
 
+# --- order
+
+
+@every_optimizer
+def test_the_order_of_the_parameters_does_not_matter(make: Make) -> None:
+    params, twins = some_parameters(), some_parameters()
+    optimizer, twin = make(params), make(twins[::-1])
+    for seed in range(3):
+        give_gradients(params, seed)
+        give_gradients(twins, seed)
+        optimizer.step()
+        twin.step()
+    assert_same_bits(values(params), values(twins))
+
+
+@every_optimizer
+def test_parameters_that_wait_for_their_gradient_count_from_their_own_first_step(
+    make: Make,
+) -> None:
+    params, twins = some_parameters(), some_parameters()
+    optimizer, twin = make(params), make(twins[:1])
+    give_gradients(params, 0)
+    params[0].grad = None
+    optimizer.step()
+    for seed in (1, 2):
+        give_gradients(params, seed)
+        give_gradients(twins, seed)
+        optimizer.step()
+        twin.step()
+    assert_same_bits(params[0].detach(), twins[0].detach())
+
+
 # --- stopping and resuming
+
+
+@every_optimizer
+def test_a_copied_optimizer_is_the_same_optimizer(make: Make) -> None:
+    params = some_parameters()
+    optimizer = make(params)
+    give_gradients(params, 0)
+    optimizer.step()
+    twin = copy.deepcopy(optimizer)
+    twins = [p for group in twin.param_groups for p in group["params"]]
+    for seed in (1, 2):
+        give_gradients(params, seed)
+        give_gradients(twins, seed)
+        optimizer.masked_step(YES)
+        twin.masked_step(YES)
+    assert_same_bits(values(params), values(twins))
+    assert_same_bits(optimizer.state_dict(), twin.state_dict())
+
+
+@every_optimizer
+def test_what_is_loaded_in_place_may_differ_among_parameters(make: Make) -> None:
+    params = some_parameters()
+    optimizer = make(params)
+    give_gradients(params, 0)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    addresses = [t.data_ptr() for state in saved["state"].values() for t in state.values()]
+    assert len(set(addresses)) == len(addresses)
 
 
 @every_optimizer

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scratch.optim import WarmupCosine
+from scratch.optim import Constant, WarmupCosine, WarmupLinear, WarmupStableDecay
 
 RATES = st.floats(0, 10)
 
@@ -106,3 +106,70 @@ def test_refuses_a_rate_that_is_none(name: str, rate: float) -> None:
 def test_a_negative_step_is_refused() -> None:
     with pytest.raises(ValueError, match="step must not be negative, got -1"):
         WarmupCosine(peak=1.0, floor=0.0, warmup_steps=2, total_steps=4)(-1)
+
+
+# --- the other shapes
+
+
+def test_the_linear_schedule_is_a_triangle_on_a_floor() -> None:
+    linear = WarmupLinear(peak=1.0, floor=0.2, warmup_steps=2, total_steps=6)
+    expected = [0.0, 0.5, 1.0, 0.8, 0.6, 0.4, 0.2, 0.2]
+    assert [linear(step) for step in range(8)] == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_trapezoid_stays_at_the_top_until_the_decay() -> None:
+    trapezoid = WarmupStableDecay(peak=1.0, floor=0.2, warmup_steps=2, total_steps=8, decay_steps=2)
+    expected = [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.6, 0.2, 0.2]
+    assert [trapezoid(step) for step in range(10)] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_trapezoid_without_a_top_is_a_triangle_and_without_a_decay_a_table() -> None:
+    lengths = {"warmup_steps": 3, "total_steps": 11}
+    triangle = WarmupStableDecay(peak=1.0, floor=0.1, decay_steps=8, **lengths)
+    linear = WarmupLinear(peak=1.0, floor=0.1, **lengths)
+    table = WarmupStableDecay(peak=1.0, floor=0.1, decay_steps=0, **lengths)
+    assert [triangle(t) for t in range(14)] == pytest.approx([linear(t) for t in range(14)])
+    assert [table(t) for t in range(3, 14)] == 9 * [1.0] + 2 * [0.1]
+
+
+def test_a_longer_trapezoid_begins_alike() -> None:
+    short, long = (
+        WarmupStableDecay(peak=1.0, floor=0.0, warmup_steps=2, total_steps=t, decay_steps=5)
+        for t in (20, 50)
+    )
+    assert [short(t) for t in range(16)] == [long(t) for t in range(16)]
+
+
+def test_a_constant_is_one_from_the_start_or_after_its_warm_up() -> None:
+    assert [Constant(peak=0.3)(step) for step in (0, 1, 10**9)] == [0.3, 0.3, 0.3]
+    assert [Constant(peak=0.3, warmup_steps=3)(step) for step in (0, 1, 3)] == pytest.approx(
+        [0.0, 0.1, 0.3]
+    )
+
+
+OTHERS: list[Any] = [
+    Constant(peak=1.0, warmup_steps=3),
+    WarmupLinear(peak=1.0, floor=0.1, warmup_steps=3, total_steps=9),
+    WarmupStableDecay(peak=1.0, floor=0.1, warmup_steps=3, total_steps=9, decay_steps=4),
+]
+
+
+@pytest.mark.parametrize("one", OTHERS, ids=lambda one: type(one).__name__)
+def test_every_schedule_is_a_value_with_the_same_warm_up_and_refusals(one: Any) -> None:
+    assert [one(step) for step in range(4)] == [schedule(warmup_steps=3)(t) for t in range(4)]
+    assert one == dataclasses.replace(one)
+    assert one != dataclasses.replace(one, peak=2.0)
+    assert type(one).__name__ in repr(one)
+    with pytest.raises(ValueError, match="step must not be negative, got -1"):
+        one(-1)
+    with pytest.raises(ValueError, match="peak must be a finite rate of at least 0, got inf"):
+        dataclasses.replace(one, peak=math.inf)
+    with pytest.raises(ValueError, match="must not be negative"):
+        dataclasses.replace(one, warmup_steps=-1)
+
+
+@pytest.mark.parametrize("decay", [-1, 7])
+def test_refuses_a_decay_that_does_not_fit(decay: int) -> None:
+    message = f"decay_steps must be within 0 and total_steps - warmup_steps = 6, got {decay}"
+    with pytest.raises(ValueError, match=message):
+        WarmupStableDecay(peak=1.0, floor=0.0, warmup_steps=3, total_steps=9, decay_steps=decay)

@@ -1,12 +1,18 @@
 """Gradient clipping by the global norm (Pascanu et al., 2013, arXiv:1211.5063, algorithm 1)."""
 
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
+
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ._masked import widen
+from ._batches import readable
+from ._masked import wide_dtype, widen
+from ._norms import norm_of
+from ._shards import local
 
 
 @torch.no_grad()
@@ -16,14 +22,16 @@ def clip_grad_norm(
     """Scale all gradients in place by `max_norm / (norm + 1e-6)` if their norm exceeds `max_norm`.
 
     The norm is one L2 norm over all gradients that exist, in float32 or wider. Nothing is read back
-    from the device. A norm that is not finite is returned as it is, and scales nothing.
+    from the device. A norm that is not finite is returned as it is, and scales nothing; so is one
+    in float32 that is infinite because a gradient has finite entries beyond 1e19. Of gradients that
+    are spread over processes every part counts, and each process scales its own.
 
     Args:
         params: any iterable of parameters, a generator too; or one parameter.
         max_norm: the greatest norm to leave as it is.
 
     Returns:
-        The norm before clipping, zero if there is no gradient.
+        The norm before clipping, zero if there is no gradient; the same in all processes.
 
     Raises:
         ValueError: if `max_norm` is not positive.
@@ -32,13 +40,20 @@ def clip_grad_norm(
         raise ValueError(f"max_norm must be positive, got {max_norm}")
     params = [params] if isinstance(params, nn.Parameter) else params
     gradients = [p.grad for p in params if p.grad is not None]
-    if not gradients:
-        return torch.zeros(())
-    squares = [widen(gradient).square().sum().to(gradients[0].device) for gradient in gradients]
-    norm = torch.stack(squares).sum().sqrt()
+    norm = norm_of(gradients)
     too_long = (norm > max_norm) & norm.isfinite()
-    scale = torch.where(too_long, max_norm / (norm + 1e-6), 1.0)
-    for gradient in gradients:
-        wide = widen(gradient)
-        gradient.copy_(wide * scale.to(wide))  # rounded once, to the dtype of the gradient
+    if gradients and not (readable(too_long) and not too_long):
+        _scale([local(g) for g in gradients], torch.where(too_long, max_norm / (norm + 1e-6), 1.0))
     return norm
+
+
+def _scale(gradients: list[Tensor], factor: Tensor) -> None:
+    """Multiply `gradients` in place; each is rounded once, to its own dtype."""
+    by_kind: dict[Any, list[Tensor]] = {}
+    for gradient in gradients:
+        by_kind.setdefault((gradient.dtype, gradient.device), []).append(gradient)
+    for (dtype, device), alike in by_kind.items():
+        wide = [widen(gradient) for gradient in alike]  # themselves, if they are wide
+        torch._foreach_mul_(wide, factor.to(device=device, dtype=wide_dtype(alike[0])))
+        if wide[0].dtype != dtype:
+            torch._foreach_copy_(alike, wide)

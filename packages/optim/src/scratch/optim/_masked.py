@@ -12,25 +12,92 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from ._shards import local, local_gradient
+
 Params = Iterable[nn.Parameter] | Iterable[dict[str, Any]] | Iterable[tuple[str, nn.Parameter]]
+State = dict[str, Tensor]
 
 
 class MaskedOptimizer(torch.optim.Optimizer, ABC):
     """An optimizer whose `update` says what the next parameter and state are.
 
-    `state_names` are the names of the state that it keeps for each parameter.
+    `update` is the reference, written as the formula: one parameter after the other, in new
+    tensors. A faster form overrides `update_all`, which does the same to all parameters of a group.
+
+    `state_names` are the names of the state that it keeps for each parameter, `counter_names` those
+    of them that are one number. A counter is never changed in place: parameters may share one.
     """
 
     state_names: frozenset[str]
+    counter_names: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def initial_state(self, parameter: Tensor) -> State:
+        """Return the state of `parameter` before its first update."""
 
     @abstractmethod
     def update(
-        self, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the next parameter and its next state, changing neither in place.
+        self, parameter: Tensor, gradient: Tensor, state: State, group: dict[str, Any]
+    ) -> tuple[Tensor, State]:
+        """Return the next parameter and its next state, changing neither in place."""
 
-        `state` is empty at the first update.
+    def update_all(
+        self,
+        parameters: list[Tensor],
+        states: list[State],
+        group: dict[str, Any],
+        finite: Tensor | None,
+    ) -> None:
+        """Change `parameters` of `group`, which all have gradients, and their `states` in place.
+
+        Where `finite` is False nothing may change; None stands for True. Of parameters that are
+        spread over processes, the local parts are updated.
         """
+        for parameter, state in zip(parameters, states, strict=True):
+            old = {name: local(tensor) for name, tensor in state.items()}
+            value, new = self.update(local(parameter), local_gradient(parameter), old, group)
+            if finite is not None:
+                value = torch.where(finite, value, local(parameter))
+                new = {name: torch.where(finite, new[name], old[name]) for name in new}
+            local(parameter).copy_(value)
+            for name, tensor in new.items():
+                if name in self.counter_names:
+                    state[name] = tensor
+                else:
+                    old[name].copy_(tensor)
+
+    def complete(self, parameter: Tensor, state: State, fresh: dict[Any, Tensor]) -> State:
+        """Return `state` with what it lacks; those that begin together share `fresh` counters."""
+        initial = self.initial_state(parameter)
+        for name in self.counter_names & initial.keys():
+            initial[name] = fresh.setdefault((name, parameter.device), initial[name])
+        return {**initial, **state}
+
+    def names_for(self, parameter: Tensor) -> frozenset[str]:
+        """Return the names of the state of `parameter`: `state_names`, or more."""
+        del parameter
+        return self.state_names
+
+    def check_group(self, group: dict[str, Any]) -> None:
+        """Refuse a group that this optimizer cannot update, with a ValueError."""
+
+    def rule_of(self, group: dict[str, Any]) -> "MaskedOptimizer":
+        """Return the optimizer whose update `group` gets: this one, unless several are combined."""
+        del group
+        return self
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take on a group; what it does not set is as for the others.
+
+        Raises:
+            ValueError: if the optimizer cannot update it.
+        """
+        super().add_param_group(param_group)
+        try:
+            self.check_group(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
 
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, closure: Callable[[], Any] | None = None
@@ -50,6 +117,18 @@ class MaskedOptimizer(torch.optim.Optimizer, ABC):
         """
         self._step(finite)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state and the groups as torch does, each parameter with counters of its own.
+
+        What is loaded in place, as by `torch.distributed.checkpoint`, may then differ among them.
+        """
+        saved = super().state_dict()
+        saved["state"] = {
+            number: {name: self._apart(name, tensor) for name, tensor in state.items()}
+            for number, state in saved["state"].items()
+        }
+        return saved
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned. The state keeps its own dtype.
 
@@ -58,23 +137,29 @@ class MaskedOptimizer(torch.optim.Optimizer, ABC):
         """
         self._check_fit(state_dict)
         super().load_state_dict(state_dict)
-        for parameter, state in _by_parameter(state_dict, self.param_groups):
-            self.state[parameter] = {
-                name: value.to(parameter.device, copy=True) for name, value in state.items()
-            }
+        counters: dict[Any, Tensor] = {}
+        for _, parameter, state in _by_parameter(state_dict, self.param_groups):
+            loaded = {name: value.to(parameter.device, copy=True) for name, value in state.items()}
+            for name in self.counter_names & loaded.keys():
+                loaded[name] = _share(loaded[name], counters)
+            self.state[parameter] = loaded
+
+    def _apart(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor.clone() if name in self.counter_names else tensor
 
     def _check_fit(self, state_dict: dict[str, Any]) -> None:
         kind = type(self).__name__
-        for group in state_dict["param_groups"]:
-            if missing := self.defaults.keys() - group.keys():
+        for group, own in zip(state_dict["param_groups"], self.param_groups, strict=False):
+            if missing := self.rule_of(own).defaults.keys() - group.keys():
                 raise ValueError(
                     f"state_dict must be of {kind}, got groups without {', '.join(sorted(missing))}"
                 )
-        for parameter, state in _by_parameter(state_dict, self.param_groups):
-            if state.keys() != self.state_names:
+        for group, parameter, state in _by_parameter(state_dict, self.param_groups):
+            rule = self.rule_of(group)
+            if not rule.state_names <= state.keys() <= rule.names_for(parameter):
                 raise ValueError(
-                    f"state_dict must be of {kind}, whose state is {sorted(self.state_names)}, "
-                    f"got {sorted(state)}"
+                    f"state_dict must be of {kind}, whose state is "
+                    f"{sorted(rule.names_for(parameter))}, got {sorted(state)}"
                 )
             for name, value in state.items():
                 if value.shape not in (parameter.shape, ()):
@@ -85,20 +170,18 @@ class MaskedOptimizer(torch.optim.Optimizer, ABC):
 
     @torch.no_grad()
     def _step(self, finite: Tensor | None) -> None:
+        fresh: dict[Any, Tensor] = {}
         for group in self.param_groups:
-            for parameter in cast("list[nn.Parameter]", group["params"]):
-                if parameter.grad is None:
-                    continue
-                old = cast("dict[str, Tensor]", self.state[parameter])
-                value, new = self.update(parameter, parameter.grad, old, group)
-                if finite is not None:
-                    value = torch.where(finite, value, parameter)
-                    new = {
-                        name: torch.where(finite, tensor, old.get(name, torch.zeros_like(tensor)))
-                        for name, tensor in new.items()
-                    }
-                parameter.copy_(value)
-                self.state[parameter] = new
+            parameters = [p for p in cast("list[Tensor]", group["params"]) if p.grad is not None]
+            if not parameters:
+                continue
+            rule = self.rule_of(group)
+            for parameter in parameters:
+                state = cast("State", self.state[parameter])
+                if len(state) < len(rule.names_for(parameter)):
+                    self.state[parameter] = rule.complete(parameter, state, fresh)
+            states = [cast("State", self.state[parameter]) for parameter in parameters]
+            rule.update_all(parameters, states, group, finite)
 
 
 def check_not_negative(**values: float) -> None:
@@ -109,15 +192,26 @@ def check_not_negative(**values: float) -> None:
 
 def widen(x: Tensor) -> Tensor:
     """Return `x` in float32 or wider, in which an update is computed."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(wide_dtype(x))
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _share(counter: Tensor, seen: dict[Any, Tensor]) -> Tensor:
+    """Return the tensor among `seen` that equals `counter`, so that equals are counted once."""
+    if counter.device.type == "meta":
+        return counter  # it has no value
+    return seen.setdefault((counter.device, counter.item()), counter)
 
 
 def _by_parameter(
     state_dict: dict[str, Any], groups: list[dict[str, Any]]
-) -> Iterator[tuple[nn.Parameter, dict[str, Tensor]]]:
+) -> Iterator[tuple[dict[str, Any], nn.Parameter, State]]:
     """Yield each parameter that has some state in `state_dict`, which numbers them in order."""
     numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    for number, parameter in zip(numbers, parameters, strict=False):
+    parameters = [(group, parameter) for group in groups for parameter in group["params"]]
+    for number, (group, parameter) in zip(numbers, parameters, strict=False):
         if number in state_dict["state"]:
-            yield parameter, state_dict["state"][number]
+            yield group, parameter, state_dict["state"][number]

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ._masked import MaskedOptimizer, Params, check_not_negative, widen
+from ._masked import MaskedOptimizer, Params, State, check_not_negative, wide_dtype, widen
 
 
 def sgd(
@@ -45,11 +46,15 @@ class SGD(MaskedOptimizer):
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
+    def initial_state(self, parameter: Tensor) -> State:
+        velocity = torch.zeros_like(parameter, dtype=wide_dtype(parameter), requires_grad=False)
+        return {"velocity": velocity}
+
     def update(
-        self, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self, parameter: Tensor, gradient: Tensor, state: State, group: dict[str, Any]
+    ) -> tuple[Tensor, State]:
         p, g = widen(parameter), widen(gradient)
-        velocity = state["velocity"] if state else g.new_zeros(g.shape)
+        velocity = state["velocity"]
         p, velocity = sgd(
             p,
             g,
