@@ -107,11 +107,10 @@ def flex_attention_backend(
     Raises:
         NotImplementedError: if a gradient is wanted on a CPU, where torch has none.
     """
-    if q.device.type == "cpu" and torch.is_grad_enabled():
-        if q.requires_grad or k.requires_grad or v.requires_grad:
-            raise NotImplementedError(
-                'attention="flex" has no gradient on a CPU, use "auto", "reference" or "fused" there'
-            )
+    if q.device.type == "cpu" and (q.requires_grad or k.requires_grad or v.requires_grad):
+        raise NotImplementedError(
+            'attention="flex" has no gradient on a CPU; "auto", "reference" and "fused" have one'
+        )
     batch, seq = q.shape[:-3], q.shape[-2]
     q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))
     documents = visible.documents

@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from ._forms import differentiable_once
 
 _LOG2_E = math.log2(math.e)
 
@@ -59,7 +60,7 @@ class BlockCausal(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, g: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, None, None]:

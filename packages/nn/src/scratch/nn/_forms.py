@@ -6,14 +6,25 @@ fewer tensors kept, the same result to rounding. Under `torch.compile` the plain
 the compiler fuses those by itself.
 """
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor
 
 _plain = ContextVar("plain", default=False)
+
+
+@contextmanager
+def _forms(*, plain: bool) -> Generator[None]:
+    token = _plain.set(plain)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
 
 
 @contextmanager
@@ -26,11 +37,13 @@ def plain_forms() -> Generator[None]:
     >>> with plain_forms():  # doctest: +SKIP
     ...     logits = model(ids)
     """
-    token = _plain.set(True)
-    try:
+    with _forms(plain=True):
         yield
-    finally:
-        _plain.reset(token)
+
+
+def same_forms_again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return a context for a computation, and one in which it is repeated in the same forms."""
+    return nullcontext(), _forms(plain=_plain.get())
 
 
 def plain_forms_wanted() -> bool:
@@ -49,3 +62,22 @@ def matmul_dtype(x: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(kind)
     return x.dtype
+
+
+def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse second derivatives, which a gradient written by hand does not have.
+
+    `once_differentiable` of torch raises only where the incoming gradient depends on a weight, and
+    otherwise takes a gradient that does depend on it for a constant.
+    """
+
+    @wraps(backward)
+    def checked(ctx: Any, *gradients: Tensor) -> Any:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError(
+                "the fast forms can be differentiated once, got create_graph=True; "
+                "make the forward pass within plain_forms()"
+            )
+        return backward(ctx, *gradients)
+
+    return checked

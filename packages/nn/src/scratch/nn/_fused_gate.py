@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from ._forms import differentiable_once
 
 
 class FusedSiLUGate(torch.autograd.Function):
@@ -23,7 +24,7 @@ class FusedSiLUGate(torch.autograd.Function):
         return (a * s).mul_(b)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         a, b, s = ctx.saved_tensors
         activated = a * s

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from ._forms import differentiable_once
 
 
 class FusedRMSNorm(torch.autograd.Function):
@@ -26,7 +27,7 @@ class FusedRMSNorm(torch.autograd.Function):
         return (wide * inverse_rms).mul_(weight).to(dtype)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, inverse_rms = ctx.saved_tensors
         normed = x * inverse_rms

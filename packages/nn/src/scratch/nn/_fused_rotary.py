@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from ._forms import differentiable_once
 
 
 class FusedRotation(torch.autograd.Function):
@@ -22,7 +23,7 @@ class FusedRotation(torch.autograd.Function):
         return _turn(x, turns)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (turns,) = ctx.saved_tensors
         return _turn(g, turns.conj()), None, None

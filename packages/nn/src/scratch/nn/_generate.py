@@ -1,14 +1,23 @@
 """Generation: draw the next token, append it, ask again."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from ._checks import as_indices, check_at_least_one
-from ._softmax import softmax
+from ._decoders import Execution, choose_decoder
+from ._limits import (
+    LongPrompt,
+    Overflow,
+    as_prompt,
+    check_limits,
+    check_numbers,
+    seeded,
+    steps_allowed,
+)
+from ._sampling import check_sampling, draw, sampling_distribution
 from ._transformer import TransformerLM
 
 
@@ -17,114 +26,163 @@ def generate(
     prompt: Int[Tensor, " seq"],
     *,
     max_new_tokens: int,
-    temperature: float = 1.0,
+    temperature: int | float = 1.0,
     top_k: int | None = None,
-    top_p: float = 1.0,
+    top_p: int | float = 1.0,
     stop: int | None = None,
     seed: int | None = None,
+    long_prompt: LongPrompt = "error",
+    overflow: Overflow = "slide",
+    execution: Execution = "eager",
 ) -> Iterator[int]:
     """Yield the ids that continue `prompt`, one by one as they are drawn.
+
+    Keys and values of earlier tokens are kept, so each step computes one token. The weights must
+    not change in the meantime. A model with hooks, or of a class of its own, is asked for the
+    whole window at each step instead, and so is any within `plain_forms`.
 
     Args:
         model: the model; its own device is used. The draws are made on the CPU, so that one seed
             means the same on every device.
-        prompt: at least one id, at most `context_length`. When prompt and continuation together
-            grow longer than that, the model sees the latest `context_length` ids.
+        prompt: at least one id, at most `context_length`.
         max_new_tokens: how many ids to yield at most.
         temperature, top_k, top_p: see `sampling_distribution`.
         stop: end before this id; it is not yielded.
         seed: of the draws; `None` draws anew every time.
+        long_prompt: what to do about more than `context_length` ids. "error" refuses them; "crop"
+            takes the latest `context_length`.
+        overflow: what to do when prompt and continuation together grow longer than the context.
+            "slide": the model sees the latest `context_length` ids. Each of them then stands at a
+            new position, so every further id costs a whole window. "stop": the id drawn from a full
+            window is the last. "error": refuse at the call what might not fit.
+        execution: "eager", or "compiled", which compiles the step once for all models and prompts
+            of about this shape, and on a GPU replays it as a graph. On a CPU, "eager" keeps
+            a copy of the weights in the order that it reads them.
 
     Raises:
         TypeError, ValueError: at the call, if an argument is not as it must be; later, if the model
             answers with NaN.
     """
     check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    config = model.config
-    if prompt.ndim != 1 or not 1 <= len(prompt) <= config.context_length:
-        raise ValueError(
-            f"prompt must be 1 to {config.context_length} ids (the context of the model) "
-            f"in one dimension, got shape {tuple(prompt.shape)}"
-        )
-    if not isinstance(max_new_tokens, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"max_new_tokens must be a whole number, got {max_new_tokens!r}")
-    if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens must not be negative, got {max_new_tokens}")
-    ids = as_indices(prompt.clone().cpu(), config.vocab_size, name="prompt", rule="the vocabulary")
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
+    check_limits(max_new_tokens, long_prompt=long_prompt, overflow=overflow, execution=execution)
+    ids = as_prompt(prompt, model, name="prompt", long_prompt=long_prompt)
+    steps = steps_allowed(ids, model, max_new_tokens, overflow, name="prompt")
+    generator = seeded(torch.device("cpu"), seed)
+    distribution_of = partial(
+        sampling_distribution, temperature=temperature, top_k=top_k, top_p=top_p
+    )
 
     def draw_one_by_one() -> Iterator[int]:
-        window = ids.to(model.head_weight.device)
-        for _ in range(max_new_tokens):
-            logits = _last_logits(model, window)
-            distribution = sampling_distribution(
-                logits, temperature=temperature, top_k=top_k, top_p=top_p
-            )
-            if not distribution.isfinite().all():
-                raise ValueError("logits must be numbers, got NaN: the weights are beyond use")
-            drawn = torch.multinomial(distribution, 1, generator=generator)
-            if (token := int(drawn)) == stop:
+        if steps == 0:
+            return
+        decoder = choose_decoder(
+            model, [ids], steps=steps, slides=overflow == "slide", execution=execution
+        )
+        drawn = ids[:0]
+        for number in range(steps):
+            logits = (decoder.step(drawn) if number else decoder.start()).cpu()
+            if temperature == 0:
+                greatest, choice = logits.max(-1)
+                check_numbers(greatest)
+            else:
+                distribution = distribution_of(logits)
+                check_numbers(distribution)
+                choice = torch.multinomial(distribution, 1, generator=generator)[:, 0]
+            if (token := int(choice)) == stop:
                 return
             yield token
-            window = torch.cat((window, drawn.to(window.device)))[-config.context_length :]
+            drawn = choice.to(ids.device)
 
     return draw_one_by_one()
 
 
-def sampling_distribution(
-    logits: Float[Tensor, "*batch vocab"],
+def generate_batch(
+    model: TransformerLM,
+    prompts: Sequence[Int[Tensor, " _"]],
     *,
-    temperature: float = 1.0,
+    max_new_tokens: int,
+    temperature: int | float = 1.0,
     top_k: int | None = None,
-    top_p: float = 1.0,
-) -> Float[Tensor, "*batch vocab"]:
-    """Return the probabilities to draw the next token from.
+    top_p: int | float = 1.0,
+    stop: int | None = None,
+    seed: int | None = None,
+    long_prompt: LongPrompt = "error",
+    overflow: Overflow = "slide",
+    execution: Execution = "eager",
+) -> Iterator[Int[Tensor, " batch"]]:
+    """Yield the ids that continue each of `prompts`, a tensor of one id for each row at a time.
 
-    In this order: divide the logits by `temperature` (0 puts all mass on the greatest, the first of
-    equal ones); keep the `top_k` likeliest tokens; of those keep the likeliest that together reach
-    `top_p` of the mass, as few as possible (Holtzman et al., 2019, arXiv:1904.09751).
+    The prompts may differ in length: each row is continued as if it were alone. The draws are made
+    on the device of the model, where the ids stay, so that no step waits for another.
 
-    Works in float32 or wider, which is the dtype of the result.
+    A row that has ended, by `stop` or by `overflow="stop"`, gives -1 from there on; the iterator
+    ends when all have. On a device other than the CPU it looks for that, and for NaN, every 16
+    steps only, as looking means waiting: before that some tensors may be of -1 alone.
+
+    Args:
+        model: the model; its own device is used.
+        prompts: at least one, each as in `generate`.
+        max_new_tokens: how many ids to yield at most for each row.
+        temperature, top_k, top_p: see `sampling_distribution`.
+        stop: a row ends before this id, which is not yielded.
+        seed: of the draws; `None` draws anew every time. One seed means the same for the same
+            prompts on the same kind of device.
+        long_prompt, overflow: see `generate`. With "slide", whole windows are read for all rows as
+            soon as the longest row has filled the context.
+        execution: see `generate`.
 
     Raises:
-        TypeError: if `top_k` is not a whole number.
-        ValueError: if `temperature` is negative, `top_k` below 1 or `top_p` not in (0, 1].
+        TypeError, ValueError: as `generate`.
     """
     check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if temperature == 0:
-        best = logits.argmax(-1, keepdim=True)
-        return torch.zeros_like(logits).scatter(-1, best, 1.0)
-    # Subtracting the greatest first keeps a low temperature from overflowing; one that the dtype
-    # cannot hold would be 0 or infinite, and divide to what is not a number.
-    limits = torch.finfo(logits.dtype)
-    temperature = min(max(temperature, limits.tiny), limits.max)
-    scaled = (logits - logits.amax(-1, keepdim=True)) / temperature
-    mass, order = softmax(scaled).sort(dim=-1, descending=True, stable=True)
-    if top_k is not None:
-        mass[..., top_k:] = 0
-        mass = mass / mass.sum(-1, keepdim=True)
-    if top_p < 1:
-        kept = mass.cumsum(-1) - mass < top_p
-        kept[..., 0] = True  # also where `top_p` is less than the dtype can hold
-        mass = torch.where(kept, mass, 0)
-        mass = mass / mass.sum(-1, keepdim=True)
-    return torch.zeros_like(mass).scatter(-1, order, mass)
+    check_limits(max_new_tokens, long_prompt=long_prompt, overflow=overflow, execution=execution)
+    if not prompts:
+        raise ValueError("prompts must be at least one, got none")
+    rows = [
+        as_prompt(prompt, model, name=f"prompts[{number}]", long_prompt=long_prompt)
+        for number, prompt in enumerate(prompts)
+    ]
+    allowed = [
+        steps_allowed(row, model, max_new_tokens, overflow, name=f"prompts[{number}]")
+        for number, row in enumerate(rows)
+    ]
+    device, steps = rows[0].device, max(allowed)
+    generator = seeded(device, seed)
+    distribution_of = partial(
+        sampling_distribution, temperature=temperature, top_k=top_k, top_p=top_p
+    )
+
+    def draw_row_by_row() -> Iterator[Int[Tensor, " batch"]]:
+        if steps == 0:
+            return
+        decoder = choose_decoder(
+            model, rows, steps=steps, slides=overflow == "slide", execution=execution
+        )
+        look_every = _steps_between_looks(device)
+        last = torch.tensor(allowed, device=device)
+        ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
+        worst = torch.zeros((), device=device)
+        drawn = last
+        for number in range(steps):
+            logits = decoder.step(drawn) if number else decoder.start()
+            if temperature == 0:
+                seen, drawn = logits.max(-1)
+            else:
+                seen = distribution_of(logits)
+                drawn = draw(seen, generator=generator)
+            worst = worst + seen.sum()
+            if stop is not None:
+                ended = ended | (drawn == stop)
+            if min(allowed) < steps:
+                ended = ended | (last <= number)
+            if (number + 1) % look_every == 0 or number + 1 == steps:
+                check_numbers(worst)
+                if ended.all():
+                    return
+            yield torch.where(ended, -1, drawn)
+
+    return draw_row_by_row()
 
 
-def check_sampling(*, temperature: float, top_k: int | None, top_p: float) -> None:
-    if not (temperature >= 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature must be 0 (greedy) or a positive number, got {temperature}")
-    if top_k is not None:
-        check_at_least_one(top_k=top_k)
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be in (0, 1], got {top_p}")
-
-
-@torch.no_grad()
-def _last_logits(model: TransformerLM, window: Int[Tensor, " seq"]) -> Float[Tensor, " vocab"]:
-    return model(window)[-1].float().cpu()
+def _steps_between_looks(device: torch.device) -> int:
+    return 1 if device.type == "cpu" else 16

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ._checks import check_at_least_one
 from ._chunked_loss import LossPlan, loss_and_gradients
-from ._forms import matmul_dtype, plain_forms_wanted
+from ._forms import differentiable_once, matmul_dtype, plain_forms_wanted
 from ._linear import linear
 from ._loss_operator import loss_operator
 from ._losses import cross_entropy, soft_cap, weighted_targets
@@ -120,7 +120,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         # A loss that is not scaled, by far the most frequent, needs no more memory.
         as_they_are = ctx.gain == 1 and g.device.type == "cpu" and g == 1

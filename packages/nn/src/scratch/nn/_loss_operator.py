@@ -50,7 +50,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 def _backward(ctx: Any, g: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     gradients = (
-        gradient * g if wanted else None
+        gradient * (g / ctx.gain) if wanted else None
         for gradient, wanted in zip(ctx.saved_tensors, ctx.wanted, strict=True)
     )
     return (*gradients, *[None] * 9)

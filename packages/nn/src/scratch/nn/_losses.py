@@ -40,7 +40,11 @@ def cross_entropy(
             f"got logits {tuple(logits.shape)}, targets {tuple(targets.shape)}"
         )
     indices, weights = weighted_targets(
-        targets, token_weights, ignore_index=ignore_index, vocab=logits.shape[-1]
+        targets,
+        token_weights,
+        ignore_index=ignore_index,
+        vocab=logits.shape[-1],
+        dtype=logits.dtype,
     )
     normalizer = log_sum_exp(logits)
     chosen = logits.gather(-1, indices[..., None])[..., 0]
@@ -61,8 +65,12 @@ def weighted_targets(
     *,
     ignore_index: int | None,
     vocab: int,
+    dtype: torch.dtype,
 ) -> tuple[Int[Tensor, "*batch"], Float[Tensor, "*batch"] | None]:
-    """Return the targets as indices, and their shares of the mean; `None` if all are alike."""
+    """Return the targets as indices, and their shares of the mean; `None` if all are alike.
+
+    The shares are in float32 or wider, and as wide as `dtype`.
+    """
     if targets.numel() == 0:
         raise ValueError(f"targets must not be empty, got shape {tuple(targets.shape)}")
     if token_weights is not None and token_weights.shape != targets.shape:
@@ -72,13 +80,14 @@ def weighted_targets(
         )
     weights = token_weights
     if ignore_index is not None:
-        counted = targets != ignore_index
+        counted = targets.long() != ignore_index  # in uint8, -100 would be 156
         targets = torch.where(counted, targets, 0)
         # Not a product: what is ignored may have a weight that is not a number.
-        weights = counted.float() if weights is None else torch.where(counted, weights, 0.0)
+        weights = counted if weights is None else torch.where(counted, weights, 0.0)
     indices = as_indices(targets, vocab, name="targets", rule="the vocabulary")
     if weights is None:
         return indices, None
-    weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
+    widest = torch.promote_types(weights.dtype, dtype)
+    weights = weights.to(torch.promote_types(widest, torch.float32))
     total = weights.sum()
     return indices, weights / torch.where(total == 0, 1.0, total)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +14,7 @@ from ._blocks import NoNormBlock, PostNormBlock, PreNormBlock
 from ._config import TransformerConfig
 from ._embedding import Embedding
 from ._feedforward import ReLUSquaredFeedForward, SiLUFeedForward, SwiGLU
+from ._forms import same_forms_again
 from ._linear import Linear, linear, pad_rows
 from ._linear_loss import linear_cross_entropy
 from ._losses import soft_cap
@@ -30,7 +32,10 @@ def _call_and_forget(block: Callable[..., Tensor], x: Tensor) -> Tensor:
     """Call `block`, keeping its input only: the rest is computed again for the gradient."""
     if not torch.is_grad_enabled():
         return block(x)
-    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore[reportReturnType, reportUnknownVariableType]
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    if not torch.compiler.is_compiling():  # which has but one form
+        options["context_fn"] = same_forms_again
+    return checkpoint(block, x, **options)  # pyright: ignore[reportReturnType, reportUnknownVariableType]
 
 
 def _rope(config: TransformerConfig) -> RotaryEmbedding:

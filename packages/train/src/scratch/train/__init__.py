@@ -15,7 +15,7 @@ from ._protocols import (
 )
 from ._sampler import WindowSampler, permute
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Batch",
