@@ -118,6 +118,8 @@ def test_it_does_not_matter_how_a_batch_is_cut(
         {"norm": "post", "tie_embeddings": True},
         {"norm": "none", "feed_forward": "silu"},
         {"position": "none", "num_heads": 16},
+        {"feed_forward": "relu2", "num_kv_heads": 1, "qk_norm": "rms", "logit_cap": 9.0},
+        {"attention": "fused", "sliding_window": 3, "checkpointing": "block"},
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-"""A model that is spread over processes by `fully_shard` has the loss and gradients of the whole."""
+"""A model spread over processes by `fully_shard` has the loss and gradients of the whole."""
 
 import os
 import subprocess

@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,55 @@ def copied(model: nn.Module) -> list[Tensor]:
 
 def same(left: Iterable[Tensor], right: Iterable[Tensor]) -> bool:
     return all(itertools.starmap(torch.equal, zip(left, right, strict=True)))
+
+
+# --- what surrounds an update
+
+
+def test_each_update_is_made_within_a_context_of_its_own() -> None:
+    events: list[str] = []
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        events.append("enter")
+        yield
+        events.append("exit")
+
+    class Spy(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            events.append("step")
+            return super().step(closure)
+
+    model = nn.Embedding(11, 11)
+    spied = model.weight.register_hook(lambda _: events.append("backward"))
+    steps = train_steps(
+        model,
+        Spy(model.parameters(), lr=0),
+        whole_batches,
+        loss=lambda model, batch: model(batch.inputs).square().mean(),
+        schedule=lambda _: 0.1,
+        context=context,
+        stop=2,
+    )
+    for step in steps:
+        events.append(f"update {step.number}")
+    spied.remove()
+    within = ["enter", "backward", "step", "exit"]
+    assert events == [*within, "update 1", *within, "update 2"]
+
+
+def test_a_group_may_scale_the_rate_of_the_schedule() -> None:
+    model = nn.Sequential(nn.Embedding(11, 4), nn.Linear(4, 11))
+    groups = [
+        {"params": model[0].parameters(), "lr_scale": 0.5},
+        {"params": model[1].parameters()},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0)
+    steps = take_steps(
+        model, optimizer, lambda model, batch: model(batch.inputs).square().mean(), stop=1
+    )
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.1]
+    assert steps[0].lr == 0.1
 
 
 # --- what an update is
