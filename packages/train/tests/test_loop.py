@@ -104,7 +104,8 @@ def test_each_update_is_made_within_a_context_of_its_own() -> None:
         stop=2,
     )
     for step in steps:
-        events.append(f"update {step.number}")
+        note = f"update {step.number}"
+        events.append(note)
     spied.remove()
     within = ["enter", "backward", "step", "exit"]
     assert events == [*within, "update 1", *within, "update 2"]
