@@ -29,6 +29,7 @@ def test_the_default_is_pre_norm_swiglu_rope_untied() -> None:
         "feed_forward": "swiglu",
         "position": "rope",
         "tie_embeddings": False,
+        "start": "glorot",
         "num_kv_heads": None,
         "qk_norm": "none",
         "attention": "auto",

@@ -502,3 +502,31 @@ def test_refuses_a_depth_of_nothing() -> None:
         TransformerConfig.sized(depth=0, vocab_size=9)
     with pytest.raises(ValueError, match="num_heads must divide d_model"):
         TransformerConfig.sized(depth=1, vocab_size=9, d_model=200)
+
+
+# --- start
+
+
+@pytest.mark.parametrize("feed_forward", ["swiglu", "silu", "relu2"])
+def test_an_identity_start_makes_every_token_equally_likely_and_then_learns(
+    feed_forward: str,
+) -> None:
+    torch.manual_seed(8)
+    model = TransformerLM(config(start="identity", feed_forward=feed_forward))
+    ids, targets = some_ids(), some_ids().flip(-1)
+    assert not model(ids).any()
+    embedded = model.token_embeddings(ids)
+    for layer in model.layers:
+        assert torch.equal(layer(embedded), embedded)
+    for _ in range(3):  # the head first, then what the blocks add, then what is inside of them
+        model.zero_grad()
+        model.loss(ids, targets).backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.sub_(parameter.grad)
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+def test_a_tied_head_does_not_start_at_zero() -> None:
+    model = TransformerLM(config(start="identity", tie_embeddings=True))
+    assert model.head_weight.count_nonzero() > 100

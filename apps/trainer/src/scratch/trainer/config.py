@@ -54,6 +54,8 @@ class ModelSettings(Settings):
     """Kind of position embedding."""
     tie_embeddings: bool = False
     """Whether the head shares the weight of the embedding."""
+    start: Literal["glorot", "identity"] = "glorot"
+    """How weights start; "identity": what blocks add, and the logits, start at zero."""
     num_kv_heads: Annotated[int | None, Field(ge=1)] = None
     """Heads of keys and values, each shared by a group of heads; by default as many as heads."""
     qk_norm: Literal["none", "rms"] = "none"

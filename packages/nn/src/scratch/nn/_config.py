@@ -25,6 +25,10 @@ class TransformerConfig:
             after each sum, and before the head; "none": nowhere.
         feed_forward: "swiglu", "silu" or "relu2", the square of a ReLU.
         position: "rope", or "none" for no position embedding.
+        start: "glorot" starts every matrix as `Linear` does; "identity" starts at zero those that
+            add to what flows between the blocks, and an untied head, so that each block passes on
+            what comes in and all tokens are equally likely (as Zhang et al., 2019,
+            arXiv:1901.09321).
         tie_embeddings: whether the head shares the weight of the embedding.
         num_kv_heads: heads of keys and values, each shared by a group of query heads; must divide
             `num_heads`, which is the default.
@@ -58,6 +62,7 @@ class TransformerConfig:
     feed_forward: Literal["swiglu", "silu", "relu2"] = "swiglu"
     position: Literal["rope", "none"] = "rope"
     tie_embeddings: bool = False
+    start: Literal["glorot", "identity"] = "glorot"
     num_kv_heads: int | None = None
     qk_norm: Literal["none", "rms"] = "none"
     attention: Literal["auto", "reference", "block", "fused", "flex"] = "auto"
@@ -109,7 +114,7 @@ class TransformerConfig:
     def _check_choices(self) -> None:
         hints = get_type_hints(type(self))
         choosing = ("norm", "feed_forward", "position", "qk_norm", "attention", "rope_scaling")
-        for name in (*choosing, "checkpointing"):
+        for name in (*choosing, "start", "checkpointing"):
             choices, value = get_args(hints[name]), getattr(self, name)
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

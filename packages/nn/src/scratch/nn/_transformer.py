@@ -53,6 +53,17 @@ def _ntk_rope(config: TransformerConfig) -> RotaryEmbedding:
     return RotaryEmbedding(config.d_head, config.context_length, theta=theta)
 
 
+def _leave(model: "TransformerLM") -> None:
+    """Leave the weights as the layers start them."""
+
+
+def _start_at_identity(model: "TransformerLM") -> None:
+    """Set what the blocks add, and the logits of an untied head, to zero."""
+    for name, weight in model.named_parameters():
+        if name.endswith(("output_proj.weight", "ffn.w2.weight", "lm_head.weight")):
+            nn.init.zeros_(weight)
+
+
 def _no_position(_: TransformerConfig) -> NoPosition:
     return NoPosition()
 
@@ -71,6 +82,7 @@ _POSITIONS = {
     ("rope", "ntk"): _ntk_rope,
     ("none", "none"): _no_position,
 }
+_STARTS = {"glorot": _leave, "identity": _start_at_identity}
 _CALLS = {"none": _call, "block": _call_and_forget}
 
 
@@ -112,6 +124,7 @@ class TransformerLM(nn.Module):
         self._visible = Visibility(config.sliding_window)
         self.ln_final = _FINAL_NORMS[config.norm](d_model)
         self.lm_head = None if config.tie_embeddings else Linear(d_model, config.vocab_size)
+        _STARTS[config.start](self)
 
     def forward(
         self,
