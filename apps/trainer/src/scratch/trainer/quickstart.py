@@ -81,8 +81,13 @@ def quickstart(settings: QuickstartSettings, *, stdlib: Path | None = None) -> d
             checkpoint_every=100,
             keep_checkpoints=1,
             evaluate_every=10**9,
-            model=ModelSettings(context_length=128, d_model=192, num_layers=4, num_heads=6),
-            optimizer=OptimizerSettings(lr=3e-3, floor_fraction=0.0),
+            precision="auto",
+            model=ModelSettings(
+                context_length=128, d_model=192, num_layers=4, num_heads=6, start="identity"
+            ),
+            optimizer=OptimizerSettings(
+                kind="muon", lr=0.04, muon_lr=0.02, schedule="linear", floor_fraction=0.0
+            ),
         )
     )
     say("scoring every byte of the held-out files")
