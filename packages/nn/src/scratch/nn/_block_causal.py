@@ -63,22 +63,23 @@ class BlockCausal(torch.autograd.Function):
     @differentiable_once
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, g: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         q, k, v, out, *kept = ctx.saved_tensors
         seq, scale = q.shape[-2], 1 / math.sqrt(q.shape[-1])
         wide = torch.promote_types(q.dtype, torch.float32)
-        d_q, d_k, d_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        d_q, d_k, d_v = torch.empty_like(q), None, None
         inner = (g * out).sum(-1, keepdim=True, dtype=wide)
         blocks = zip(_blocks(seq, ctx.block, ctx.window), kept[::2], kept[1::2], strict=True)
-        for (queries, keys), exponentials, sums in blocks:
+        # From the last one, which sees all keys if there is no window: the others add to it.
+        for (queries, keys), exponentials, sums in reversed(list(blocks)):
             rows, columns = slice(*queries), slice(*keys)
             scaled = (g[:, rows] / sums).to(g.dtype)
-            d_v[:, columns] += torch.bmm(exponentials.mT, scaled)
+            d_v = _added(d_v, torch.bmm(exponentials.mT, scaled), columns, like=v)
             products = torch.bmm(scaled, v[:, columns].mT)
             d_scores = products.to(wide).sub_(inner[:, rows] / sums).mul_(exponentials)
             d_scores = products.copy_(d_scores)
             d_q[:, rows] = _product(d_scores, k[:, columns], scale)
-            d_k[:, columns] += _product(d_scores.mT, q[:, rows], scale)
+            d_k = _added(d_k, _product(d_scores.mT, q[:, rows], scale), columns, like=k)
         return d_q, d_k, d_v, None, None
 
 
@@ -96,6 +97,16 @@ def _blocks(
 def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
     """Return `scale * a @ b`, the scale taken along by the matrix product."""
     return torch.baddbmm(a.new_zeros(()), a, b, beta=0, alpha=scale)
+
+
+def _added(total: Tensor | None, part: Tensor, columns: slice, *, like: Tensor) -> Tensor:
+    """Return `total` with `part` added at `columns`; `None` stands for zeros."""
+    if total is None:
+        if part.shape == like.shape:
+            return part
+        total = torch.zeros_like(like)
+    total[:, columns] += part
+    return total
 
 
 def _hide(

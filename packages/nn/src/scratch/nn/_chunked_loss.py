@@ -68,7 +68,7 @@ def loss_and_gradients(
         d_weight = weight.new_empty(0)
         if plan.for_weight:
             wide_weight = torch.promote_types(weight.dtype, torch.float32)
-            d_weight = torch.zeros_like(head, dtype=wide_weight)
+            d_weight = torch.empty_like(head, dtype=wide_weight)
         shape = (min(plan.chunk_rows, len(hidden)), len(head))
         products = torch.empty(shape, dtype=plan.dtype, device=hidden.device)
         same = plan.dtype == wide
@@ -87,11 +87,19 @@ def loss_and_gradients(
             out[:, :vocab].copy_(d_logits)
             if plan.for_hidden:
                 d_hidden[rows] = out @ head
-            if plan.for_weight and plan.dtype == d_weight.dtype:
-                d_weight.addmm_(out.T, chunk)
-            elif plan.for_weight:
-                d_weight += out.T @ chunk
+            if plan.for_weight:
+                _add_product(d_weight, out.T, chunk, first=start == 0)
         return loss, d_hidden, d_weight[:vocab].to(weight.dtype)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
+    """Add `a @ b` to `total`, or write it there if it is the first."""
+    if total.dtype == a.dtype:
+        torch.addmm(total, a, b, beta=0 if first else 1, out=total)
+    elif first:
+        total.copy_(a @ b)
+    else:
+        total += a @ b
 
 
 def _chunk_loss(

@@ -29,5 +29,5 @@ class FusedSiLUGate(torch.autograd.Function):
         a, b, s = ctx.saved_tensors
         activated = a * s
         d_b = g * activated
-        d_a = (1 - s).mul_(activated).add_(s).mul_(g).mul_(b)
+        d_a = activated.addcmul_(activated, s, value=-1).add_(s).mul_(g).mul_(b)
         return d_a, d_b
