@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from scratch.nn import TransformerConfig, TransformerLM, cross_entropy
-from scratch.optim import AdamW, WarmupCosine, clip_grad_norm
+from scratch.nn import TransformerConfig, TransformerLM, fast_matmul
+from scratch.optim import AdamW, Hybrid, WarmupCosine, clip_grad_norm, hybrid
 from scratch.train import (
     Batch,
+    MaskedOptimizer,
+    Optimizer,
     WindowSampler,
     load_checkpoint,
     save_checkpoint,
@@ -23,17 +25,19 @@ TOKENS = np.random.default_rng(0).integers(0, VOCAB, 4000)
 SAMPLER = WindowSampler(num_tokens=len(TOKENS), context_length=CONTEXT, batch_size=8, seed=1)
 
 
-def new_run() -> tuple[TransformerLM, AdamW]:
+def new_run(kind: str = "adamw") -> tuple[TransformerLM, AdamW | Hybrid]:
     torch.manual_seed(3)
     config = TransformerConfig(
         vocab_size=VOCAB, context_length=CONTEXT, d_model=64, num_layers=2, num_heads=4, d_ff=128
     )
     model = TransformerLM(config)
-    return model, AdamW(model.parameters(), lr=0.0, weight_decay=0.01)
+    if kind == "adamw":
+        return model, AdamW(model.parameters(), lr=0.0, weight_decay=0.01)
+    return model, hybrid(model.named_parameters(), lr=1e-2, weight_decay=0.01)
 
 
 def loss(model: TransformerLM, batch: Batch) -> Tensor:
-    return cross_entropy(model(batch.inputs), batch.targets)
+    return model.loss(batch.inputs, batch.targets)
 
 
 def micro_batches(done: int) -> list[Batch]:
@@ -41,7 +45,7 @@ def micro_batches(done: int) -> list[Batch]:
     return [window_batch(TOKENS, part, CONTEXT) for part in (starts[:5], starts[5:])]
 
 
-def train(model: TransformerLM, optimizer: AdamW, start: int, stop: int) -> list[float]:
+def train(model: TransformerLM, optimizer: Optimizer, start: int, stop: int) -> list[float]:
     steps = train_steps(
         model,
         optimizer,
@@ -49,6 +53,7 @@ def train(model: TransformerLM, optimizer: AdamW, start: int, stop: int) -> list
         loss=loss,
         schedule=WarmupCosine(peak=1e-2, floor=1e-3, warmup_steps=3, total_steps=12),
         clip=lambda parameters: clip_grad_norm(parameters, 1.0),
+        context=fast_matmul,
         start=start,
         stop=stop,
     )
@@ -72,17 +77,26 @@ def test_one_batch_is_learned_by_heart() -> None:
     assert losses[-1] < 0.02
 
 
+@pytest.mark.parametrize("kind", ["adamw", "hybrid"])
+def test_the_optimizers_keep_what_training_asks_of_them(kind: str) -> None:
+    _, optimizer = new_run(kind)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    assert isinstance(optimizer, Optimizer)
+    assert isinstance(optimizer, MaskedOptimizer)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "hybrid"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_resuming_equals_never_stopping(threads: int, tmp_path: Path) -> None:
+def test_resuming_equals_never_stopping(threads: int, kind: str, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        model, optimizer = new_run()
+        model, optimizer = new_run(kind)
         expected = train(model, optimizer, 0, 12)
 
         losses = []
         for start, stop in ((0, 5), (5, 6), (6, 12)):
-            resumed, its_optimizer = new_run()
+            resumed, its_optimizer = new_run(kind)
             if start:
                 assert load_checkpoint(tmp_path / "run.pt", resumed, its_optimizer) == start
             losses += train(resumed, its_optimizer, start, stop)

@@ -107,14 +107,6 @@ def test_a_loop_sets_all_rates_by_one_schedule() -> None:
     assert {g["rule"]: g["lr"] for g in optimizer.param_groups} == {"muon": 0.1, "adamw": 0.025}
 
 
-def test_it_keeps_the_promises_of_an_optimizer_for_training() -> None:
-    protocols = pytest.importorskip("scratch.train")
-    optimizer = hybrid(named(Model()), lr=0.02)
-    assert isinstance(optimizer, torch.optim.Optimizer)
-    for promise in ("Optimizer", "MaskedOptimizer"):
-        assert isinstance(optimizer, getattr(protocols, promise))
-
-
 def test_a_saved_hybrid_goes_on_as_if_never_stopped() -> None:
     model, resumed = Model(), Model()
     optimizer = hybrid(named(model), lr=0.02, split_rows={"qkv": 3})
