@@ -132,6 +132,15 @@ def test_every_variant_of_the_model_trains(
     run.load_model(torch.device("cpu"))
 
 
+def test_flex_attention_is_refused_on_a_cpu_before_anything_is_written(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    model = ModelSettings(attention="flex")
+    with pytest.raises(ValueError, match=r"model\.attention must not be flex on a CPU"):
+        train(make_settings(tmp_path / "run", model=model, device="cpu"))
+    assert not (tmp_path / "run").exists()
+
+
 def fail_at(step: int, value: float) -> Callable[[TransformerLM, Batch], Tensor]:
     """Return a loss that becomes `value` at the update `step`."""
     next_token_loss, calls = module.next_token_loss, count(1)

@@ -294,3 +294,34 @@ def test_where_looking_means_waiting_it_looks_every_few_steps(
     rows = table(model, [PROMPTS[0]], temperature=0.0, max_new_tokens=100, stop=stop)
     kept = alone(model, PROMPTS[0], max_new_tokens=100, stop=stop)
     assert rows == [kept + (3 - len(kept)) * [-1]]
+
+
+@pytest.mark.usefixtures("unchecked")  # which wants a sequence
+def test_prompts_may_be_the_rows_of_a_tensor() -> None:
+    model = TransformerLM(
+        TransformerConfig(
+            vocab_size=13, context_length=8, d_model=8, num_layers=1, num_heads=2, d_ff=8
+        )
+    )
+    rows = torch.randint(13, (2, 3))
+    found, expected = (
+        [ids.tolist() for ids in generate_batch(model, prompts, max_new_tokens=3, temperature=0.0)]
+        for prompts in (rows, list(rows))
+    )
+    assert found == expected
+
+
+def test_a_model_with_attention_of_its_own_is_asked_as_it_is() -> None:
+    class Echo(torch.nn.Module):
+        def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
+            return x
+
+    model = TransformerLM(
+        TransformerConfig(
+            vocab_size=13, context_length=8, d_model=8, num_layers=1, num_heads=2, d_ff=8
+        )
+    )
+    model.layers[0].attn = Echo()
+    prompt = torch.tensor([1, 2, 3])
+    (found,) = generate(model, prompt, max_new_tokens=1, temperature=0.0)
+    assert found == model(prompt)[-1].argmax().item()

@@ -445,6 +445,15 @@ def test_small_shares_of_a_large_batch_are_not_lost(dtype: torch.dtype) -> None:
     assert error < 4 * torch.finfo(dtype).eps
 
 
+def test_large_hidden_states_do_not_overflow_in_float16() -> None:
+    hidden = torch.zeros(2, 8, dtype=torch.float16)
+    hidden[:, 0] = 100
+    weight = torch.zeros(4, 8, dtype=torch.float16, requires_grad=True)
+    linear_cross_entropy(hidden, weight, torch.tensor([1, 1])).backward()
+    assert weight.grad is not None
+    assert weight.grad[:, 0].tolist() == [25, -75, 25, 25]
+
+
 # --- memory
 
 

@@ -23,6 +23,13 @@ def some_gradients() -> list[Tensor]:
     return [torch.randn(3, 4).double(), torch.randn(5).double(), torch.randn(()).double()]
 
 
+def test_a_single_tensor_is_one_parameter() -> None:
+    weight = torch.ones(2, 2, requires_grad=True)
+    weight.grad = torch.full((2, 2), 2.0)
+    assert clip_grad_norm(weight, 1.0).item() == 4
+    torch.testing.assert_close(weight.grad, torch.full((2, 2), 0.5))
+
+
 def test_returns_the_norm_of_all_gradients_together() -> None:
     gradients = some_gradients()
     norm = clip_grad_norm(with_gradients(*gradients), 1000.0)

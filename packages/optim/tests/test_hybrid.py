@@ -197,3 +197,33 @@ def test_refuses_to_combine_nothing_and_one_parameter_twice() -> None:
         Hybrid({"a": SGD([p], 0.1), "b": AdamW([p], 0.1)})
     with pytest.raises(ValueError, match="named_parameters must hold at least one"):
         hybrid([], lr=0.1)
+
+
+@pytest.mark.parametrize("lr", [0.0, -0.1])
+def test_refuses_a_rate_of_which_the_others_are_no_multiples(lr: float) -> None:
+    with pytest.raises(ValueError, match=f"lr must be positive, .* got {lr}"):
+        hybrid(named(Model()), lr=lr, adamw_lr=0.1)
+
+
+def test_refuses_names_that_choose_nothing() -> None:
+    with pytest.raises(ValueError, match=r"split_rows must name parts of .*, got 'nonexistent'"):
+        hybrid(named(Model()), lr=0.1, split_rows={"nonexistent": 3})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_refuses_a_single_string_for_names() -> None:
+    with pytest.raises(TypeError, match="by_adamw must be several parts of names"):
+        hybrid(named(Model()), lr=0.1, by_adamw="lm_head")
+
+
+def test_refuses_the_state_of_other_rules_before_it_changes_anything() -> None:
+    p = nn.Parameter(torch.ones(4, 4))
+    optimizer = Hybrid({"a": AdamW([p], 0.1)})
+    p.grad = torch.ones(4, 4)
+    optimizer.step()
+    others = (AdamW([p], 0.5).state_dict(), Hybrid({"b": AdamW([p], 0.5)}).state_dict())
+    for state in others:
+        with pytest.raises(ValueError, match="state_dict must be of Hybrid with the same rules"):
+            optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    optimizer.step()

@@ -475,3 +475,32 @@ def test_what_must_not_be_negative_is_refused_by_name(value: float) -> None:
 def test_refuses_to_optimize_nothing(make: Make) -> None:
     with pytest.raises(ValueError, match="empty parameter list"):
         make([])
+
+
+# --- other dtypes than at the start
+
+
+@every_optimizer
+@pytest.mark.parametrize(
+    ("before", "after"), [(torch.float32, torch.float64), (torch.float64, torch.float32)], ids=str
+)
+def test_a_state_of_another_width_is_brought_to_that_of_the_update(
+    make: Make, before: torch.dtype, after: torch.dtype
+) -> None:
+    first, then = some_parameters(before), some_parameters(after)
+    optimizer, resumed = make(first), make(then)
+    give_gradients(first, 1)
+    optimizer.step()
+    with torch.no_grad():
+        for p, q in zip(then, first, strict=True):
+            p.copy_(q)
+    resumed.load_state_dict(optimizer.state_dict())
+    for params, its in ((first, optimizer), (then, resumed)):
+        give_gradients(params, 2)
+        its.step()
+    for p, q in zip(then, first, strict=True):
+        assert p.dtype == after
+        # Float32 on one of the sides; the step is of size 0.05.
+        torch.testing.assert_close(p.float(), q.float(), rtol=1e-5, atol=1e-5)
+    for state in resumed.state.values():
+        assert {value.dtype for value in state.values() if value.ndim} <= {after}

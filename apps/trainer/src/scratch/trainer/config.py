@@ -83,7 +83,7 @@ class OptimizerSettings(Settings):
     """Greatest learning rate of AdamW."""
     kind: Literal["adamw", "muon"] = "adamw"
     """AdamW for all; or Muon for the matrices of the blocks, and AdamW for the rest."""
-    muon_lr: NotNegative = 0.02
+    muon_lr: Positive = 0.02
     """Greatest learning rate of Muon, where there is one."""
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
     """How the rate goes after the warm-up: down half a cosine; straight down; level and then

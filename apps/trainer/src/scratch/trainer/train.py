@@ -43,6 +43,11 @@ def train(settings: TrainSettings) -> RunDirectory:
         raise ValueError("train needs either --steps or --train-seconds, not both")
     data = PreparedData.open(settings.data)
     device = choose_device(settings.device)
+    if settings.model.attention == "flex" and device.type == "cpu":
+        raise ValueError(
+            "model.attention must not be flex on a CPU, where torch has no gradient of it; "
+            "auto, reference, block and fused have one"
+        )
     settings = settings.model_copy(update={"model": with_d_ff(settings.model)})
     torch.manual_seed(settings.seed)  # pyright: ignore[reportUnknownMemberType]
     model = build_model(settings.model, vocab_size=data.tokenizer.vocab_size).to(device)

@@ -24,9 +24,13 @@ from ._linear import pad_rows
 _LOG2_E = math.log2(math.e)
 
 
+# In float16 the gradients by logits of a long batch would vanish, and their products overflow.
+_FLOAT16_LOGIT_GAIN, _FLOAT16_FACTOR = 1024.0, 1 / 32
+
+
 def gradient_gain(dtype: torch.dtype) -> float:
-    """Return the gain of a `LossPlan` whose products are of `dtype`."""
-    return 1024.0 if dtype == torch.float16 else 1.0
+    """Return what the gradients of a `LossPlan` with products of `dtype` are multiplied by."""
+    return _FLOAT16_LOGIT_GAIN * _FLOAT16_FACTOR if dtype == torch.float16 else 1.0
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,17 @@ class LossPlan:
 
     @property
     def gain(self) -> float:
-        """What the gradients are multiplied by: in float16 those of a long batch would vanish."""
+        """What the gradients that come out are multiplied by."""
         return gradient_gain(self.dtype)
+
+    @property
+    def logit_gain(self) -> float:
+        """What the gradients by logits are multiplied by on the way."""
+        return _FLOAT16_LOGIT_GAIN if self.dtype == torch.float16 else 1.0
+
+    def factor(self, x: Tensor) -> Tensor:
+        """Return `x` as a factor of a product with gradients by logits."""
+        return x * _FLOAT16_FACTOR if self.dtype == torch.float16 else x
 
 
 def loss_and_gradients(
@@ -63,6 +76,7 @@ def loss_and_gradients(
         wide = shares.dtype
         vocab = len(weight)
         head = pad_rows(weight.to(plan.dtype), plan.pad_vocab_to)
+        head_factor = plan.factor(head)
         loss = torch.zeros((), dtype=wide, device=hidden.device)
         d_hidden = torch.empty_like(hidden) if plan.for_hidden else hidden.new_empty(0)
         d_weight = weight.new_empty(0)
@@ -86,9 +100,9 @@ def loss_and_gradients(
             loss += part
             out[:, :vocab].copy_(d_logits)
             if plan.for_hidden:
-                d_hidden[rows] = out @ head
+                d_hidden[rows] = out @ head_factor
             if plan.for_weight:
-                _add_product(d_weight, out.T, chunk, first=start == 0)
+                _add_product(d_weight, out.T, plan.factor(chunk), first=start == 0)
         return loss, d_hidden, d_weight[:vocab].to(weight.dtype)
 
 
@@ -122,7 +136,7 @@ def _chunk_loss(
     sums = exponentials.sum(-1, keepdim=True)
     normalizer = (sums.log2() + maximum) / _LOG2_E
     losses = normalizer - chosen / _LOG2_E
-    steps = shares * plan.gain
+    steps = shares * plan.logit_gain
     factor = steps
     if plan.z_loss:
         losses = losses + plan.z_loss * normalizer.square()

@@ -14,6 +14,7 @@ from torch import Tensor
 from ._cache import KeyValueCache, Reach, ReadPrompt, visible_columns
 from ._forms import plain_forms_wanted
 from ._lean import LeanSteps, lean_steps_apply
+from ._self_attention import MultiHeadSelfAttention
 from ._steps import compiled_step, reusable_capacity, step_of_modules
 from ._transformer import TransformerLM
 
@@ -180,6 +181,9 @@ def side_by_side(
 def _is_as_built(model: TransformerLM) -> bool:
     """Return whether the parts of `model` may be called one by one, and nobody would know."""
     if type(model) is not TransformerLM:
+        return False
+    parts: list[Any] = list(model.layers)
+    if not all(isinstance(getattr(part, "attn", None), MultiHeadSelfAttention) for part in parts):
         return False
     modules: list[Any] = list(model.modules())
     return not any(

@@ -136,7 +136,7 @@ def generate_batch(
     """
     check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     check_limits(max_new_tokens, long_prompt=long_prompt, overflow=overflow, execution=execution)
-    if not prompts:
+    if len(prompts) == 0:  # also where they are the rows of a tensor
         raise ValueError("prompts must be at least one, got none")
     rows = [
         as_prompt(prompt, model, name=f"prompts[{number}]", long_prompt=long_prompt)

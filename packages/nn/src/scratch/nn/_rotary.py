@@ -72,7 +72,8 @@ def rotate_pairs(
 class RotaryEmbedding(nn.Module):
     """`rotate_pairs` with tables for positions `0 .. max_seq_len - 1`.
 
-    The tables are no parameters and never saved. They stay float32 when the model is cast.
+    The tables are no parameters and never saved. They stay float32 when the model is cast. Made on
+    the meta device they hold nothing until `to_empty` makes them anew, whatever is loaded.
 
     Raises:
         ValueError: as `rotary_tables`.

@@ -117,7 +117,9 @@ class AdamW(MaskedOptimizer):
         return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        # What 0.1.0 pickled has neither; and what is loaded into this one changes neither.
+        form, master_weights = getattr(self, "form", "auto"), getattr(self, "master_weights", False)
+        super().__setstate__({"form": form, "master_weights": master_weights, **state})
         self._compiled = CompiledUpdate()
 
     def names_for(self, parameter: Tensor) -> frozenset[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ._batches import readable
 from ._masked import wide_dtype, widen
@@ -16,9 +16,7 @@ from ._shards import local
 
 
 @torch.no_grad()
-def clip_grad_norm(
-    params: Iterable[nn.Parameter] | nn.Parameter, max_norm: float
-) -> Float[Tensor, ""]:
+def clip_grad_norm(params: Iterable[Tensor] | Tensor, max_norm: float) -> Float[Tensor, ""]:
     """Scale all gradients in place by `max_norm / (norm + 1e-6)` if their norm exceeds `max_norm`.
 
     The norm is one L2 norm over all gradients that exist, in float32 or wider. Nothing is read back
@@ -38,7 +36,7 @@ def clip_grad_norm(
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be positive, got {max_norm}")
-    params = [params] if isinstance(params, nn.Parameter) else params
+    params = [params] if isinstance(params, Tensor) else params
     gradients = [p.grad for p in params if p.grad is not None]
     norm = norm_of(gradients)
     too_long = (norm > max_norm) & norm.isfinite()

@@ -49,6 +49,7 @@ class ByClock:
             `Stopwatch(already_seconds=...)`.
 
     Raises:
+        TypeError: if `schedule` has no `total_steps`.
         ValueError: if `budget_seconds` is not positive.
     """
 
@@ -59,6 +60,8 @@ class ByClock:
     def __post_init__(self) -> None:
         if not self.budget_seconds > 0:
             raise ValueError(f"budget_seconds must be positive, got {self.budget_seconds}")
+        if not hasattr(self.schedule, "total_steps"):
+            raise TypeError(f"schedule must have total_steps, got {self.schedule!r}")
 
     def __call__(self, step: int | float) -> float:
         """Return the learning rate now; `step` is not looked at."""

@@ -96,7 +96,7 @@ def hybrid(
 
     Args:
         named_parameters: as a module names them.
-        lr: the rate of Muon.
+        lr: the rate of Muon; positive, as the others are told as multiples of it.
         adamw_lr: the rate of AdamW; `lr` if None, which suits `scale="rms"`.
         weight_decay: of Muon.
         adamw_weight_decay: of AdamW; `weight_decay` if None.
@@ -114,8 +114,14 @@ def hybrid(
             parameter that says whether it is.
 
     Raises:
-        ValueError: if nothing needs a gradient, or for the reasons of `Muon` and `AdamW`.
+        TypeError: if `by_adamw` is a single string.
+        ValueError: if nothing needs a gradient, `lr` is not positive, `split_rows` names what no
+            hidden matrix has in its name, or for the reasons of `Muon` and `AdamW`.
     """
+    if not lr > 0:
+        raise ValueError(f"lr must be positive, as other rates are multiples of it, got {lr}")
+    if isinstance(by_adamw, str):
+        raise TypeError(f"by_adamw must be several parts of names or a function, got {by_adamw!r}")
     trainable = [(name, p) for name, p in named_parameters if p.requires_grad]
     if not trainable:
         raise ValueError("named_parameters must hold at least one that requires a gradient")
@@ -146,7 +152,7 @@ def hybrid(
         )
     combined = Hybrid(rules)
     for group in combined.param_groups:
-        group["lr_scale"] = group["lr"] / lr if lr else 1.0
+        group["lr_scale"] = group["lr"] / lr
     return combined
 
 
@@ -157,6 +163,9 @@ def _names_with(parts: Sequence[str]) -> Callable[[str, nn.Parameter], bool]:
 def _split_groups(
     named: Sequence[tuple[str, nn.Parameter]], split_rows: Mapping[str, int]
 ) -> list[dict[str, Any]]:
+    for part in split_rows:
+        if not any(part in name for name, _ in named):
+            raise ValueError(f"split_rows must name parts of hidden matrices, got {part!r}")
     by_count: dict[int, list[nn.Parameter]] = {}
     for name, parameter in named:
         count = next((number for part, number in split_rows.items() if part in name), 1)

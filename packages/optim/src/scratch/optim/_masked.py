@@ -130,7 +130,9 @@ class MaskedOptimizer(torch.optim.Optimizer, ABC):
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned. The state keeps its own dtype.
+        """Restore what `state_dict` returned, in the dtype in which it was saved.
+
+        The next step brings it to that of the update, if the parameters have another by now.
 
         Raises:
             ValueError: if it comes from another kind of optimizer, or does not fit the parameters.
@@ -144,12 +146,23 @@ class MaskedOptimizer(torch.optim.Optimizer, ABC):
                 loaded[name] = _share(loaded[name], counters)
             self.state[parameter] = loaded
 
+    def _bring_to_width(self, parameter: Tensor, state: State) -> None:
+        """Give `state` the dtype of the update, which changes where a model is cast."""
+        for name in state.keys() - self.counter_names:
+            if state[name].dtype != wide_dtype(parameter):
+                state[name] = state[name].to(wide_dtype(parameter))
+
     def _apart(self, name: str, tensor: Tensor) -> Tensor:
         return tensor.clone() if name in self.counter_names else tensor
 
     def _check_fit(self, state_dict: dict[str, Any]) -> None:
         kind = type(self).__name__
         for group, own in zip(state_dict["param_groups"], self.param_groups, strict=False):
+            if group.get("rule") != own.get("rule"):
+                raise ValueError(
+                    f"state_dict must be of {kind} with the same rules, "
+                    f"got {group.get('rule')!r} for {own.get('rule')!r}"
+                )
             if missing := self.rule_of(own).defaults.keys() - group.keys():
                 raise ValueError(
                     f"state_dict must be of {kind}, got groups without {', '.join(sorted(missing))}"
@@ -179,7 +192,8 @@ class MaskedOptimizer(torch.optim.Optimizer, ABC):
             for parameter in parameters:
                 state = cast("State", self.state[parameter])
                 if len(state) < len(rule.names_for(parameter)):
-                    self.state[parameter] = rule.complete(parameter, state, fresh)
+                    state = self.state[parameter] = rule.complete(parameter, state, fresh)
+                self._bring_to_width(parameter, state)
             states = [cast("State", self.state[parameter]) for parameter in parameters]
             rule.update_all(parameters, states, group, finite)
 
