@@ -260,6 +260,14 @@ def test_a_model_made_on_the_meta_device_takes_a_state_dict(variant: Transformer
     assert torch.equal(twin(ids), model(ids))
 
 
+def test_on_the_meta_device_shapes_are_found_without_numbers() -> None:
+    with torch.device("meta"):
+        model, ids = TransformerLM(config()), torch.zeros(2, 8, dtype=torch.int64)
+        assert model(ids).shape == (2, 8, 11)
+        model.loss(ids, ids).backward()
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in model.parameters())
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_the_whole_model_compiles_into_one_graph() -> None:
     model, ids = TransformerLM(config()), torch.randint(11, (2, 8))

@@ -86,8 +86,7 @@ class OptimizerSettings(Settings):
     muon_lr: Positive = 0.02
     """Greatest learning rate of Muon, where there is one."""
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
-    """How the rate goes after the warm-up: down half a cosine; straight down; level and then
-    straight down over the last decay-fraction; or level to the end."""
+    """After the warm-up: half a cosine down; a line down; level, then a line down; or level."""
     decay_fraction: UpToOne = 0.4
     """Share of the training over which the rate of "wsd" goes down."""
     warmup_fraction: BelowOne = 0.05
@@ -133,8 +132,7 @@ class TrainSettings(Settings):
     device: str = "auto"
     """"auto" (CUDA, then MPS, then CPU), or a device by torch's name."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Of the matrix products; weights, gradients and sums are float32 always. "auto": bfloat16
-    where the device is made for it."""
+    """Of matrix products, never of weights and sums; "auto": bfloat16 where that is fast."""
     checkpoint_every: AtLeastOne = 500
     """Updates between two checkpoints; there is always one at the end."""
     keep_checkpoints: AtLeastOne = 2

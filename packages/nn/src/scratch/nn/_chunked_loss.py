@@ -19,11 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._forms import without_autocast
 from ._linear import pad_rows
 
 _LOG2_E = math.log2(math.e)
-
-
 # In float16 the gradients by logits of a long batch would vanish, and their products overflow.
 _FLOAT16_LOGIT_GAIN, _FLOAT16_FACTOR = 1024.0, 1 / 32
 
@@ -71,8 +70,7 @@ def loss_and_gradients(
 
     `hidden` is `(rows, d_model)`, `targets` and `shares` `(rows,)`.
     """
-    device = hidden.device.type
-    with torch.no_grad(), torch.autocast(device, enabled=False):
+    with torch.no_grad(), without_autocast(hidden.device.type):
         wide = shares.dtype
         vocab = len(weight)
         head = pad_rows(weight.to(plan.dtype), plan.pad_vocab_to)

@@ -59,9 +59,16 @@ def fast_forms_apply() -> bool:
 def matmul_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype in which matrix products of `x` are made: its own, or that of autocast."""
     kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(kind)
-    return x.dtype
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
+        return x.dtype
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Return a context in which products are made in the dtypes of their factors."""
+    if not torch.amp.is_autocast_available(device_type):  # as on the meta device
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:

@@ -123,7 +123,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @differentiable_once
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         # A loss that is not scaled, by far the most frequent, needs no more memory.
-        as_they_are = ctx.gain == 1 and g.device.type == "cpu" and g == 1
+        as_they_are = ctx.gain == 1 and g.device.type == "cpu" and bool(g == 1)
         d_hidden, d_weight = (
             None if not wanted else gradient if as_they_are else gradient * (g / ctx.gain)
             for gradient, wanted in zip(ctx.saved_tensors, ctx.wanted, strict=True)
