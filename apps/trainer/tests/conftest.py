@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from scratch.trainer.config import ModelSettings, OptimizerSettings, PrepareSettings, TrainSettings
+from scratch.trainer.commands import PrepareSettings
+from scratch.trainer.config import ModelSettings, OptimizerSettings, TrainSettings
 from scratch.trainer.prepare import prepare
 from scratch.trainer.train import train
 

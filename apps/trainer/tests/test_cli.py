@@ -12,18 +12,19 @@ from typing import Any
 
 import pytest
 
-from scratch.trainer.cli import main, parse
-from scratch.trainer.config import (
+from scratch.trainer.cli import (
+    COMMANDS,
+    main,
+    parse,
+)
+from scratch.trainer.commands import (
     EvaluateSettings,
     GenerateSettings,
-    ModelSettings,
     PrepareSettings,
     QuickstartSettings,
-    TrainSettings,
 )
+from scratch.trainer.config import ModelSettings, TrainSettings
 from scratch.trainer.run import RunDirectory
-
-COMMANDS = ["quickstart", "prepare", "train", "evaluate", "generate"]
 
 
 def run(*arguments: object) -> int:

@@ -12,16 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scratch.nn import TransformerConfig
-from scratch.trainer.config import (
-    GenerateSettings,
-    ModelSettings,
-    OptimizerSettings,
-    PrepareSettings,
-    Settings,
-    TrainSettings,
-    dump_toml,
-    load_toml,
-)
+from scratch.trainer.commands import GenerateSettings, PrepareSettings
+from scratch.trainer.config import ModelSettings, OptimizerSettings, TrainSettings
+from scratch.trainer.fields import Settings
+from scratch.trainer.toml import dump_toml, load_toml
 
 FRACTIONS = st.floats(0, 0.99)
 

@@ -11,7 +11,7 @@ import pytest
 
 from scratch.bpe import Tokenizer
 from scratch.trainer import prepare as module
-from scratch.trainer.config import PrepareSettings
+from scratch.trainer.commands import PrepareSettings
 from scratch.trainer.prepare import PreparedData, prepare
 
 EOT = "<|endoftext|>"

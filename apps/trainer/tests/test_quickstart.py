@@ -14,7 +14,7 @@ import pytest
 
 from scratch.trainer import quickstart as module
 from scratch.trainer import train as training
-from scratch.trainer.config import QuickstartSettings
+from scratch.trainer.commands import QuickstartSettings
 from scratch.trainer.quickstart import quickstart
 from scratch.trainer.run import RunDirectory
 from scratch.trainer.stdlib_corpus import stdlib_sources

@@ -9,7 +9,7 @@ import torch
 from scratch.bpe import Tokenizer
 from scratch.nn import TransformerLM, generate
 from scratch.trainer import sample as module
-from scratch.trainer.config import GenerateSettings
+from scratch.trainer.commands import GenerateSettings
 from scratch.trainer.run import RunDirectory
 from scratch.trainer.sample import continue_text, print_sample
 

@@ -12,7 +12,8 @@ import torch
 
 from scratch.nn import TransformerLM
 from scratch.trainer import score as module
-from scratch.trainer.config import EvaluateSettings, ModelSettings, PrepareSettings
+from scratch.trainer.commands import EvaluateSettings, PrepareSettings
+from scratch.trainer.config import ModelSettings
 from scratch.trainer.corpus import find_documents
 from scratch.trainer.prepare import PreparedData, prepare
 from scratch.trainer.run import RunDirectory, build_model

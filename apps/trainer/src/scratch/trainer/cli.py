@@ -3,32 +3,49 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Union, cast
+from typing import Annotated, Any, NamedTuple, Union, cast
 
 import tyro
+from pydantic import ValidationError
 
-from .config import (
-    EvaluateSettings,
-    GenerateSettings,
-    PrepareSettings,
-    QuickstartSettings,
-    Settings,
-    TrainSettings,
-    load_toml,
-)
+from . import commands
+from .config import TrainSettings
+from .fields import Settings
+from .presets import read_preset
 from .process import keep_freed_memory, let_waiting_threads_sleep
+from .toml import load_toml, read_toml, tell_invalid
 
-_COMMANDS: dict[str, type[Settings]] = {
-    "quickstart": QuickstartSettings,
-    "prepare": PrepareSettings,
-    "train": TrainSettings,
-    "evaluate": EvaluateSettings,
-    "generate": GenerateSettings,
+
+class Command(NamedTuple):
+    """What a command is told, and who does it: `module:function` of this package."""
+
+    settings: type[Settings]
+    work: str
+
+
+COMMANDS = {
+    "quickstart": Command(commands.QuickstartSettings, "quickstart:quickstart"),
+    "download": Command(commands.DownloadSettings, "download:print_download"),
+    "prepare": Command(commands.PrepareSettings, "prepare:print_prepared"),
+    "plan": Command(commands.PlanSettings, "plan:print_plan"),
+    "train": Command(TrainSettings, "train:train"),
+    "sweep": Command(commands.SweepSettings, "sweep:print_sweep"),
+    "runs": Command(commands.RunsSettings, "runs:print_runs"),
+    "report": Command(commands.ReportSettings, "report:write_report"),
+    "evaluate": Command(commands.EvaluateSettings, "score:print_score"),
+    "generate": Command(commands.GenerateSettings, "sample:print_sample"),
+    "export": Command(commands.ExportSettings, "export:export"),
+    "import": Command(commands.ImportSettings, "import_:import_"),
+    "presets": Command(commands.PresetsSettings, "presets:print_presets"),
 }
 
 _GOING_ON = {
     "quickstart": "; the same command goes on",
+    "prepare": "; the same command goes on",
+    "download": "; the same command goes on",
+    "sweep": "; the same command goes on",
     "train": "; the same command goes on with --resume",
 }
 
@@ -42,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     let_waiting_threads_sleep()
     keep_freed_memory()
     try:
-        _run(parse(arguments))
+        _run(arguments, parse(arguments))
     except KeyboardInterrupt:
         hint = _GOING_ON.get("".join(arguments[:1]), "")
         print(f"\ntrainer: interrupted{hint}", file=sys.stderr)
@@ -50,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stdout = None  # nobody reads on, as under `| head`: there is nobody to tell
         return 1
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, ImportError) as error:
         print(f"trainer: {error}", file=sys.stderr)
         return 1
     return 0
@@ -59,29 +76,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: list[str]) -> Settings:
     """Return the settings that a command line asks for, or tell what is wrong with it and exit."""
     name = arguments[0] if arguments else ""
-    if name in _COMMANDS:
-        kind = _COMMANDS[name]
-        default = _train_defaults(arguments[1:]) if kind is TrainSettings else None
-        settings = tyro.cli(
-            kind,
-            prog=f"trainer {name}",
-            description=kind.__doc__,
-            args=arguments[1:],
-            default=default,
-        )
-    else:
-        overview = tuple(
-            Annotated[kind, tyro.conf.subcommand(name, description=_summary(kind))]
-            for name, kind in _COMMANDS.items()
-        )
-        settings = tyro.cli(
-            cast("type[Settings]", Union[overview]),  # noqa: UP007
-            prog="trainer",
-            description="From raw text to a trained, evaluated Transformer language model.",
-            args=arguments,
-        )
-    assert settings is not None
-    return settings
+    if name not in COMMANDS:
+        _show_overview(arguments)
+    kind, given, rest = COMMANDS[name].settings, arguments[1:], list[str]()
+    if name == "sweep" and "--" in given:
+        place = given.index("--")
+        given, rest = given[:place], given[place + 1 :]
+    settings = tyro.cli(
+        kind,
+        prog=f"trainer {name}",
+        description=kind.__doc__,
+        args=given,
+        default=_train_defaults(given) if kind is TrainSettings else None,
+    )
+    return settings.model_copy(update={"train": tuple(rest)}) if rest else settings
+
+
+def _show_overview(arguments: list[str]) -> None:
+    """Show all commands, or what is wrong with the one that was asked for, and exit."""
+    overview = tuple(
+        Annotated[
+            command.settings, tyro.conf.subcommand(name, description=_summary(command.settings))
+        ]
+        for name, command in COMMANDS.items()
+    )
+    tyro.cli(
+        cast("type[Settings]", Union[overview]),  # noqa: UP007
+        prog="trainer",
+        description=(
+            "From raw text to a trained, evaluated Transformer language model.\n\n"
+            "    trainer quickstart\n\n"
+            "`trainer COMMAND --help` shows the flags and examples of each command."
+        ),
+        args=arguments,
+    )
+    raise AssertionError(arguments)
 
 
 def _summary(kind: type[Settings]) -> str:
@@ -89,41 +118,47 @@ def _summary(kind: type[Settings]) -> str:
 
 
 def _train_defaults(arguments: list[str]) -> Any:
-    """Return what the flags of `train` override: the file that `--config` names, or defaults."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    """Return what the flags of `train` override: a preset, a file of settings, or defaults."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--preset")
     finder.add_argument("--config", type=Path)
-    path: Path | None = finder.parse_known_args(arguments)[0].config
-    if path is None:
+    finder.add_argument("--init-from", type=Path)
+    try:
+        found = finder.parse_known_args(arguments)[0]
+    except argparse.ArgumentError:
+        return None  # a flag without its value: the real parser tells
+    values: dict[str, Any] = {}
+    if found.preset is not None:
+        values = read_preset(found.preset)
+    if found.config is not None:
+        file = read_toml(found.config, TrainSettings)
+        if flags := file.keys() & {"config", "preset", "resume", "resume_step"}:
+            raise ValueError(f"{found.config}: {', '.join(sorted(flags))} must be given as a flag")
+        values = _merge(values, file)
+    if found.init_from is not None:
+        shape = load_toml(found.init_from / "config.toml", TrainSettings).model
+        values = _merge(values, {"model": shape.model_dump()})
+    if not values:
         return None
     nowhere = Path("\0")  # no file can have this name
-    values = load_toml(path, TrainSettings, placeholders={"data": nowhere, "out": nowhere})
-    if flags := values.model_fields_set & {"config", "resume"}:
-        raise ValueError(f"{path}: {', '.join(sorted(flags))} must be given as a flag")
-    missing = {name: tyro.MISSING for name in ("data", "out") if getattr(values, name) == nowhere}
-    return values.model_copy(update={**missing, "config": path})
+    try:
+        settings = TrainSettings.model_validate({"data": nowhere, "out": nowhere, **values})
+    except ValidationError as error:
+        raise ValueError(f"{found.config or found.preset}: {tell_invalid(error)}") from None
+    missing = {name: tyro.MISSING for name in ("data", "out") if name not in values}
+    return settings.model_copy(update={**missing, "config": found.config, "preset": found.preset})
 
 
-def _run(settings: Settings) -> None:
-    match settings:
-        case QuickstartSettings():
-            from .quickstart import quickstart
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of both, tables joined, those of `above` where both have one."""
+    return below | {
+        key: _merge(below[key], value)
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+        else value
+        for key, value in above.items()
+    }
 
-            quickstart(settings)
-        case PrepareSettings():
-            from .prepare import prepare
 
-            prepare(settings)
-        case TrainSettings():
-            from .train import train
-
-            train(settings)
-        case EvaluateSettings():
-            from .score import print_score
-
-            print_score(settings)
-        case GenerateSettings():
-            from .sample import print_sample
-
-            print_sample(settings)
-        case _:
-            raise AssertionError(settings)
+def _run(arguments: list[str], settings: Settings) -> None:
+    module, function = COMMANDS[arguments[0]].work.split(":")
+    getattr(import_module(f".{module}", __package__), function)(settings)

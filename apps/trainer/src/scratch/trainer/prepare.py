@@ -14,7 +14,7 @@ from typing import Any, Self, cast
 from scratch.bpe import Tokenizer, train_bpe, train_bpe_from_iterator
 from scratch.train import Tokens, atomic_write, open_tokens, write_tokens
 
-from .config import PrepareSettings
+from .commands import PrepareSettings
 from .corpus import END_OF_TEXT, Document, find_documents, hold_out, stream
 from .display import say
 

@@ -13,14 +13,8 @@ from typing import Any
 
 from scratch.train import atomic_write
 
-from .config import (
-    EvaluateSettings,
-    ModelSettings,
-    OptimizerSettings,
-    PrepareSettings,
-    QuickstartSettings,
-    TrainSettings,
-)
+from .commands import EvaluateSettings, PrepareSettings, QuickstartSettings
+from .config import ModelSettings, OptimizerSettings, TrainSettings
 from .corpus import END_OF_TEXT
 from .device import choose_device
 from .display import say

@@ -34,10 +34,11 @@ from scratch.train import (
     sync_directory,
 )
 
-from .config import ModelSettings, TrainSettings, dump_toml, load_toml
+from .config import ModelSettings, TrainSettings
 from .device import describe_environment
 from .journal import Journal
 from .prepare import PreparedData
+from .toml import dump_toml, load_toml
 
 # A run may be resumed with other values of these: they do not change what is computed.
 _FREE_TO_CHANGE = frozenset(

@@ -8,7 +8,7 @@ import torch
 from scratch.bpe import Tokenizer
 from scratch.nn import TransformerLM, generate
 
-from .config import GenerateSettings
+from .commands import GenerateSettings
 from .corpus import END_OF_TEXT
 from .device import choose_device
 from .run import RunDirectory

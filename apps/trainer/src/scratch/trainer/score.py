@@ -11,7 +11,7 @@ from scratch.bpe import Tokenizer
 from scratch.nn import TransformerLM, fast_matmul, linear_cross_entropy
 from scratch.train import Batch, Evaluation, Tokens, evaluate, evaluation_batches
 
-from .config import EvaluateSettings
+from .commands import EvaluateSettings
 from .corpus import END_OF_TEXT, Document, find_documents
 from .device import choose_device
 from .journal import without_non_finite
