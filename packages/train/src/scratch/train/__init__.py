@@ -14,6 +14,7 @@ from ._protocols import (
     Stateful,
 )
 from ._sampler import WindowSampler, permute
+from ._snapshot import Snapshot
 
 __version__ = "0.2.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "Model",
     "NonFiniteError",
     "Optimizer",
+    "Snapshot",
     "Stateful",
     "Step",
     "Tokens",

@@ -37,16 +37,25 @@ def save_checkpoint(
         ValueError: if it is negative.
         OSError: if the file cannot be written; an old one under the same path stays.
     """
+    write_checkpoint(checkpoint_content(model, optimizer, iteration), out)
+
+
+def checkpoint_content(model: Stateful, optimizer: Stateful, iteration: int) -> dict[str, Any]:
+    """Return what a checkpoint holds. Raises as `save_checkpoint` for a bad `iteration`."""
     iteration = operator.index(iteration)
     if iteration < 0:
         raise ValueError(f"iteration must not be negative, got {iteration}")
-    content = {
+    return {
         "format": _FORMAT,
         "version": _VERSION,
         "iteration": iteration,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
+
+
+def write_checkpoint(content: dict[str, Any], out: StrPath | BinaryWriter) -> None:
+    """Write the content of a checkpoint; to a path, atomically."""
     if isinstance(out, (str, PathLike)):
         with atomic_write(out) as file:
             _write(content, file)
