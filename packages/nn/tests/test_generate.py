@@ -36,9 +36,9 @@ def windows(model: TransformerLM) -> list[list[int]]:
 
 
 def keep_by_loop(
-    logits: list[float], temperature: float, top_k: int | None, top_p: float
+    logits: list[float], temperature: float, top_k: int | None, top_p: float, min_p: float
 ) -> tuple[list[float], float]:
-    """Oracle: probabilities by a plain loop, and how near the mass came to `top_p` from a side."""
+    """Oracle: probabilities by a plain loop, and how near one came to a limit, from either side."""
     weights = [math.exp((logit - max(logits)) / temperature) for logit in logits]
     order = sorted(range(len(logits)), key=lambda token: -weights[token])[:top_k]
     total = sum(weights[token] for token in order)
@@ -49,6 +49,9 @@ def keep_by_loop(
         margin = min(margin, abs(mass - top_p))
         if mass >= top_p < 1:
             break
+    shares = [weights[token] / max(weights) for token in kept]
+    margin = min(margin, *(abs(share - min_p) for share in shares if share < 1), math.inf)
+    kept = [token for token, share in zip(kept, shares, strict=True) if share >= min_p]
     total = sum(weights[token] for token in kept)
     return [weights[t] / total if t in kept else 0.0 for t in range(len(logits))], margin
 
@@ -60,14 +63,20 @@ def keep_by_loop(
     temperature=st.sampled_from([0.25, 0.5, 1.0, 3.0]),
     top_k=st.none() | st.integers(1, 14),
     top_p=st.floats(0.01, 0.99) | st.just(1.0),
+    min_p=st.floats(0.01, 1.0) | st.just(0.0),
 )
-def test_temperature_then_top_k_then_top_p_as_a_plain_loop_has_it(
-    logits: list[float], temperature: float, top_k: int | None, top_p: float
+def test_temperature_then_top_k_then_top_p_then_min_p_as_a_plain_loop_has_it(
+    logits: list[float], temperature: float, top_k: int | None, top_p: float, min_p: float
 ) -> None:
-    expected, margin = keep_by_loop(logits, temperature, top_k, top_p)
-    assume(top_p == 1 or margin > 1e-6)  # whether a sum reaches p is not for rounding to say
+    expected, margin = keep_by_loop(logits, temperature, top_k, top_p, min_p)
+    # Whether a sum reaches p is not for rounding to say.
+    assume((top_p == 1 and min_p == 0) or margin > 1e-6)
     actual = sampling_distribution(
-        torch.tensor(logits, dtype=torch.float64), temperature=temperature, top_k=top_k, top_p=top_p
+        torch.tensor(logits, dtype=torch.float64),
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
     )
     assert [p > 0 for p in actual.tolist()] == [p > 0 for p in expected]
     assert_close(actual, torch.tensor(expected).double(), rtol=1e-6, atol=0)
@@ -91,6 +100,22 @@ def test_a_mass_that_reaches_p_exactly_is_enough() -> None:
     assert sampling_distribution(halves, top_p=0.75).count_nonzero() == 2
 
 
+def test_min_p_keeps_few_where_the_model_is_sure_and_many_where_it_is_not() -> None:
+    sure = torch.tensor([0.9, 0.04, 0.03, 0.03]).log()
+    unsure = torch.tensor([0.4, 0.3, 0.25, 0.05]).log()
+    assert sampling_distribution(sure, min_p=0.2).tolist() == [1, 0, 0, 0]
+    assert_close(
+        sampling_distribution(torch.stack([sure, unsure]), min_p=0.2)[1],
+        torch.tensor([0.4, 0.3, 0.25, 0.0]) / 0.95,
+    )
+
+
+def test_a_share_of_exactly_min_p_is_enough_and_equals_stay_together() -> None:
+    assert sampling_distribution(torch.tensor([0.25, 0.5, 0.25]).log(), min_p=0.5).all()
+    halves = sampling_distribution(torch.tensor([1.0, 2.0, 2.0, 0.0]), min_p=1.0)
+    assert halves.tolist() == [0, 0.5, 0.5, 0]
+
+
 @pytest.mark.parametrize("top_k", [1, 3, 7, 13, 100])
 def test_top_k_keeps_exactly_k_and_the_first_of_equals(top_k: int) -> None:
     kept = min(top_k, 13)
@@ -106,8 +131,9 @@ def test_plain_sampling_is_softmax() -> None:
 
 def test_every_row_is_filtered_by_itself() -> None:
     logits = torch.randn(2, 3, 13)
-    together = sampling_distribution(logits, top_k=5, top_p=0.8)
-    alone = [sampling_distribution(row, top_k=5, top_p=0.8) for row in logits.flatten(0, 1)]
+    limits = {"top_k": 5, "top_p": 0.8, "min_p": 0.3}
+    together = sampling_distribution(logits, **limits)
+    alone = [sampling_distribution(row, **limits) for row in logits.flatten(0, 1)]
     assert torch.equal(together.flatten(0, 1), torch.stack(alone))
 
 
@@ -162,9 +188,10 @@ def test_temperature_zero_follows_the_greatest_logit(model: TransformerLM) -> No
     assert list(generate(model, PROMPT, max_new_tokens=10, temperature=0.0)) == ids[3:]
 
 
-def test_top_k_of_one_is_greedy(model: TransformerLM) -> None:
+def test_top_k_or_min_p_of_one_is_greedy(model: TransformerLM) -> None:
     greedy = list(generate(model, PROMPT, max_new_tokens=10, temperature=0.0))
     assert list(generate(model, PROMPT, max_new_tokens=10, top_k=1, seed=5)) == greedy
+    assert list(generate(model, PROMPT, max_new_tokens=10, min_p=1, seed=5)) == greedy
 
 
 # --- draws
@@ -346,6 +373,9 @@ BAD_SAMPLING = [
     ("top_p", 0.0, r"top_p must be in \(0, 1\], got 0\.0"),
     ("top_p", 1.1, r"top_p must be in \(0, 1\], got 1\.1"),
     ("top_p", math.nan, r"top_p must be in \(0, 1\], got nan"),
+    ("min_p", -0.1, r"min_p must be in \[0, 1\], got -0\.1"),
+    ("min_p", 1.1, r"min_p must be in \[0, 1\], got 1\.1"),
+    ("min_p", math.nan, r"min_p must be in \[0, 1\], got nan"),
 ]
 
 

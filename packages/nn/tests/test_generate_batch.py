@@ -91,7 +91,9 @@ def test_ids_come_as_often_as_their_probability_says(model: TransformerLM) -> No
     assert ((shares > 0) <= (expected > 0)).all()
 
 
-@pytest.mark.parametrize("choice", [{"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-9}], ids=str)
+@pytest.mark.parametrize(
+    "choice", [{"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1}, {"temperature": 1e-9}], ids=str
+)
 def test_what_leaves_one_token_is_greedy(model: TransformerLM, choice: dict[str, Any]) -> None:
     assert table(model, **choice, seed=1) == table(model, temperature=0.0)
 

@@ -29,6 +29,7 @@ def generate(
     temperature: int | float = 1.0,
     top_k: int | None = None,
     top_p: int | float = 1.0,
+    min_p: int | float = 0.0,
     stop: int | None = None,
     seed: int | None = None,
     long_prompt: LongPrompt = "error",
@@ -46,7 +47,7 @@ def generate(
             means the same on every device.
         prompt: at least one id, at most `context_length`.
         max_new_tokens: how many ids to yield at most.
-        temperature, top_k, top_p: see `sampling_distribution`.
+        temperature, top_k, top_p, min_p: see `sampling_distribution`.
         stop: end before this id; it is not yielded.
         seed: of the draws; `None` draws anew every time.
         long_prompt: what to do about more than `context_length` ids. "error" refuses them; "crop"
@@ -63,13 +64,13 @@ def generate(
         TypeError, ValueError: at the call, if an argument is not as it must be; later, if the model
             answers with NaN.
     """
-    check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    check_sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     check_limits(max_new_tokens, long_prompt=long_prompt, overflow=overflow, execution=execution)
     ids = as_prompt(prompt, model, name="prompt", long_prompt=long_prompt)
     steps = steps_allowed(ids, model, max_new_tokens, overflow, name="prompt")
     generator = seeded(torch.device("cpu"), seed)
     distribution_of = partial(
-        sampling_distribution, temperature=temperature, top_k=top_k, top_p=top_p
+        sampling_distribution, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
     )
 
     def draw_one_by_one() -> Iterator[int]:
@@ -104,6 +105,7 @@ def generate_batch(
     temperature: int | float = 1.0,
     top_k: int | None = None,
     top_p: int | float = 1.0,
+    min_p: int | float = 0.0,
     stop: int | None = None,
     seed: int | None = None,
     long_prompt: LongPrompt = "error",
@@ -123,7 +125,7 @@ def generate_batch(
         model: the model; its own device is used.
         prompts: at least one, each as in `generate`.
         max_new_tokens: how many ids to yield at most for each row.
-        temperature, top_k, top_p: see `sampling_distribution`.
+        temperature, top_k, top_p, min_p: see `sampling_distribution`.
         stop: a row ends before this id, which is not yielded.
         seed: of the draws; `None` draws anew every time. One seed means the same for the same
             prompts on the same kind of device.
@@ -134,7 +136,7 @@ def generate_batch(
     Raises:
         TypeError, ValueError: as `generate`.
     """
-    check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    check_sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     check_limits(max_new_tokens, long_prompt=long_prompt, overflow=overflow, execution=execution)
     if len(prompts) == 0:  # also where they are the rows of a tensor
         raise ValueError("prompts must be at least one, got none")
@@ -149,7 +151,7 @@ def generate_batch(
     device, steps = rows[0].device, max(allowed)
     generator = seeded(device, seed)
     distribution_of = partial(
-        sampling_distribution, temperature=temperature, top_k=top_k, top_p=top_p
+        sampling_distribution, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
     )
 
     def draw_row_by_row() -> Iterator[Int[Tensor, " batch"]]:

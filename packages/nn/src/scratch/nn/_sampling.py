@@ -16,20 +16,24 @@ def sampling_distribution(
     temperature: int | float = 1.0,
     top_k: int | None = None,
     top_p: int | float = 1.0,
+    min_p: int | float = 0.0,
 ) -> Float[Tensor, "*batch vocab"]:
     """Return the probabilities to draw the next token from.
 
     In this order: divide the logits by `temperature` (0 puts all mass on the greatest, the first of
     equal ones); keep the `top_k` likeliest tokens; of those keep the likeliest that together reach
-    `top_p` of the mass, as few as possible (Holtzman et al., 2019, arXiv:1904.09751).
+    `top_p` of the mass, as few as possible (Holtzman et al., 2019, arXiv:1904.09751); of those keep
+    the tokens that are at least `min_p` times as probable as the likeliest (Nguyen et al., 2024,
+    arXiv:2407.01082), which keeps few where the model is sure, and many where it is not.
 
     Works in float32 or wider, which is the dtype of the result.
 
     Raises:
         TypeError: if `top_k` is not a whole number.
-        ValueError: if `temperature` is negative, `top_k` below 1 or `top_p` not in (0, 1].
+        ValueError: if `temperature` is negative, `top_k` below 1, `top_p` not in (0, 1] or `min_p`
+            not in [0, 1].
     """
-    check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    check_sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature == 0:
         best = logits.argmax(-1, keepdim=True)
@@ -38,10 +42,20 @@ def sampling_distribution(
     # cannot hold would be 0 or infinite, and divide to what is not a number.
     limits = torch.finfo(logits.dtype)
     temperature = min(max(temperature, limits.tiny), limits.max)
-    scaled = (logits - logits.amax(-1, keepdim=True)) / temperature
-    if top_k is None and top_p == 1:
-        return softmax(scaled)  # no need to sort
-    mass, order = softmax(scaled).sort(dim=-1, descending=True, stable=True)
+    mass = softmax((logits - logits.amax(-1, keepdim=True)) / temperature)
+    if top_k is not None or top_p < 1:
+        mass = _likeliest(mass, top_k=top_k, top_p=top_p)
+    if min_p > 0:
+        mass = torch.where(mass >= min_p * mass.amax(-1, keepdim=True), mass, 0)
+        mass = mass / mass.sum(-1, keepdim=True)
+    return mass
+
+
+def _likeliest(
+    mass: Float[Tensor, "*batch vocab"], *, top_k: int | None, top_p: int | float
+) -> Float[Tensor, "*batch vocab"]:
+    """Keep the `top_k` likeliest tokens, and of those as few as reach `top_p` of the mass."""
+    mass, order = mass.sort(dim=-1, descending=True, stable=True)
     if top_k is not None:
         mass[..., top_k:] = 0
         mass = mass / mass.sum(-1, keepdim=True)
@@ -68,10 +82,14 @@ def draw(
     return (distribution / clocks).argmax(-1)
 
 
-def check_sampling(*, temperature: int | float, top_k: int | None, top_p: int | float) -> None:
+def check_sampling(
+    *, temperature: int | float, top_k: int | None, top_p: int | float, min_p: int | float
+) -> None:
     if not (temperature >= 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature must be 0 (greedy) or a positive number, got {temperature}")
     if top_k is not None:
         check_at_least_one(top_k=top_k)
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
+    if not 0 <= min_p <= 1:
+        raise ValueError(f"min_p must be in [0, 1], got {min_p}")
