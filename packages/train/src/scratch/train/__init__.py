@@ -1,10 +1,11 @@
 """Batches, a training loop, evaluation and checkpoints, for any model and any optimizer."""
 
 from ._checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from ._data import Batch, Tokens, get_batch, open_tokens, token_dtype, window_batch, write_tokens
+from ._data import Batch, get_batch, open_tokens, token_dtype, window_batch, write_tokens
 from ._evaluation import Evaluation, Window, evaluate, evaluation_batches, scoring_windows
 from ._files import atomic_write, sync_directory
 from ._loop import NonFiniteError, Step, train_steps
+from ._prefetch import Prefetch
 from ._protocols import (
     BinaryReader,
     BinaryWriter,
@@ -14,6 +15,7 @@ from ._protocols import (
     Stateful,
 )
 from ._sampler import WindowSampler, permute
+from ._shards import Tokens, TokenShards, TokenStream
 from ._snapshot import Snapshot
 
 __version__ = "0.2.0"
@@ -28,9 +30,12 @@ __all__ = [
     "Model",
     "NonFiniteError",
     "Optimizer",
+    "Prefetch",
     "Snapshot",
     "Stateful",
     "Step",
+    "TokenShards",
+    "TokenStream",
     "Tokens",
     "Window",
     "WindowSampler",

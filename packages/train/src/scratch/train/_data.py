@@ -1,7 +1,7 @@
 """Token files and the batches read from them.
 
 A token file is one `.npy` array of unsigned integers, memory-mapped: opening it reads nothing, and
-a batch touches only its own windows.
+a batch touches only its own windows. Several files are one stream as `TokenShards`.
 """
 
 import os
@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Int
-from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from ._files import StrPath, atomic_write
-
-Tokens = npt.NDArray[np.integer[Any]]
+from ._shards import Tokens, TokenShards, TokenStream, check_array, gather
+from ._transfer import send
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Batch:
 
 
 def get_batch(
-    dataset: Tokens,
+    dataset: TokenStream,
     batch_size: int,
     context_length: int,
     device: torch.device | str = "cpu",
@@ -54,7 +53,7 @@ def get_batch(
     """Return `(inputs, targets)` for `batch_size` windows that start anywhere, with replacement.
 
     Args:
-        dataset: token ids in one dimension, in memory or memory-mapped.
+        dataset: token ids in one dimension, in memory or memory-mapped, or several shards of them.
         batch_size: windows to draw.
         context_length: tokens of each window; the targets are the inputs one token later.
         device: where the tensors go; torch says so itself if there is no such device.
@@ -72,14 +71,15 @@ def get_batch(
 
 
 def window_batch(
-    dataset: Tokens,
+    dataset: TokenStream,
     starts: npt.NDArray[np.integer[Any]] | Sequence[int],
     context_length: int,
     device: torch.device | str = "cpu",
 ) -> Batch:
     """Return the windows of `dataset` at `starts` as int64 tensors on `device`.
 
-    One gather reads `context_length + 1` tokens a window.
+    One gather reads `context_length + 1` tokens a window. To a CUDA device ids go as wide as they
+    are stored, from pinned memory, and the host does not wait for them.
 
     Raises:
         TypeError: if `dataset` does not hold integers.
@@ -92,12 +92,11 @@ def window_batch(
     if rows.size and not 0 <= rows.min() <= rows.max() <= last:
         wrong = rows.min() if rows.min() < 0 else rows.max()
         raise ValueError(f"starts must be in 0 .. {last}, got {wrong}")
-    windows = sliding_window_view(np.asarray(dataset), context_length + 1)[rows]
-    inputs, targets = (
-        torch.as_tensor(part.astype(np.int64)).to(device)
-        for part in (windows[:, :-1], windows[:, 1:])
-    )
-    return Batch(inputs, targets)
+    if isinstance(dataset, TokenShards):
+        windows = dataset.windows(rows, context_length + 1)
+    else:
+        windows = gather(dataset, rows, context_length + 1)
+    return Batch(*send(windows, torch.device(device)))
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -166,13 +165,9 @@ def open_tokens(path: StrPath) -> Tokens:
     return np.memmap(path, dtype, "r", offset, shape)
 
 
-def check_tokens(dataset: Tokens, context_length: int) -> None:
-    if not isinstance(dataset, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"dataset must be a numpy array, got {type(dataset).__name__}")
-    if not np.issubdtype(dataset.dtype, np.integer):
-        raise TypeError(f"dataset must hold integers, got dtype {dataset.dtype}")
-    if dataset.ndim != 1:
-        raise ValueError(f"dataset must have one dimension, got shape {dataset.shape}")
+def check_tokens(dataset: TokenStream, context_length: int) -> None:
+    if not isinstance(dataset, TokenShards):
+        check_array(dataset, "dataset")
     if len(dataset) <= context_length:
         raise ValueError(
             "dataset must be longer than context_length, for every window has a next token, "

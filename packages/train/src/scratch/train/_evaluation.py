@@ -12,8 +12,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ._data import Batch, Tokens, window_batch
+from ._data import Batch, window_batch
 from ._protocols import Model
+from ._shards import TokenStream
 
 M = TypeVar("M", bound=Model)
 
@@ -119,7 +120,7 @@ def scoring_windows(length: int, *, context_length: int, stride: int) -> Iterato
 
 
 def evaluation_batches(
-    sequences: Iterable[Tokens],
+    sequences: Iterable[TokenStream],
     *,
     context_length: int,
     batch_size: int,
