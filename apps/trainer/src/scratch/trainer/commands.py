@@ -93,9 +93,9 @@ class GenerateSettings(Settings):
     prompt: str = ""
     """Text to continue, `-` for standard input; by default the start of a document."""
     prompt_file: Path | None = None
-    """File with the text to continue."""
+    """File with the text to continue, but for the line end that closes it."""
     interactive: Flag = False
-    """Ask for one prompt after another."""
+    """Continue one line after another; an empty one ends, Ctrl-C stops a text."""
     max_new_tokens: Annotated[int, Field(ge=0)] = 200
     """Stop after so many tokens, if the document has not ended before."""
     samples: AtLeastOne = 1
@@ -111,7 +111,7 @@ class GenerateSettings(Settings):
     stop: tuple[str, ...] = ()
     """Stop before any of these texts, besides the end of the document."""
     seed: Seed | None = None
-    """The same seed draws the same text."""
+    """The same seed draws the same texts; by default a new one, which --json tells."""
     stream: bool = True
     """Show text as it grows; otherwise when it is complete."""
     long_prompt: Literal["refuse", "crop"] = "refuse"
