@@ -1,7 +1,8 @@
 """Trackers: whatever they do, the run goes on and ends."""
 
 import json
-import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -274,13 +275,15 @@ def test_the_tracker_ends_by_itself_when_the_trainer_is_killed(
     make_module: MakeModule, tmp_path: Path
 ) -> None:
     notes = make_module("wandb")
-    pid = os.fork()
-    if pid == 0:
-        trackers = Trackers.open(["wandb"], tmp_path / "run", {})
-        trackers.log(update(1))
+    program = (
+        "from pathlib import Path; from scratch.trainer.trackers import Trackers\n"
+        "trackers = Trackers.open(['wandb'], Path('run'), {})\n"
+        "trackers.log({'step': 1, 'loss': 2.5})\n"
+        "import threading; threading.Event().wait()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path) as trainer:
         wait_for(notes, '["log", 1,')
-        os.kill(os.getpid(), 9)
-    os.waitpid(pid, 0)
+        trainer.kill()
     wait_for(notes, "finish")
 
 
