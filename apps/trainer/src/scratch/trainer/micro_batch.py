@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -145,16 +145,22 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def advise_out_of_memory(
-    error: BaseException, settings: TrainSettings, used_micro_batch: int
+    error: BaseException,
+    settings: TrainSettings,
+    used_micro_batch: int | Literal["auto"] | None = None,
 ) -> str | None:
-    """Return what to try next, in a sentence, if `error` is that memory has run out."""
+    """Return what to try next, in a sentence, if `error` is that memory has run out.
+
+    `used_micro_batch` is how many sequences were in memory, by default all of the batch.
+    """
     if not is_out_of_memory(error):
         return None
-    begin = f"the memory is used up at a micro-batch of {used_micro_batch}"
-    if used_micro_batch == 1:
+    used = used_micro_batch if isinstance(used_micro_batch, int) else settings.batch_size
+    begin = f"the memory is used up at a micro-batch of {used}"
+    if used == 1:
         return f"{begin}; {_tell(_smaller(settings))}"
-    size = next(s for s in candidates(used_micro_batch) if 2 * s <= used_micro_batch)
-    advice = Advice(flag="--micro-batch-size", value=str(size), was=str(used_micro_batch))
+    size = next(size for size in candidates(used) if 2 * size <= used)
+    advice = Advice(flag="--micro-batch-size", value=str(size), was=str(used))
     if settings.micro_batch_size == "auto":  # which found this one, so others use memory too
         return f"{begin}; {_tell(advice)}"
     return f"{begin}; {_tell(advice)}, or --micro-batch auto, which finds the largest that fits"
