@@ -22,6 +22,7 @@ from scratch.trainer.commands import (
     GenerateSettings,
     PrepareSettings,
     QuickstartSettings,
+    SweepSettings,
 )
 from scratch.trainer.config import ModelSettings, TrainSettings
 from scratch.trainer.run import RunDirectory
@@ -51,6 +52,7 @@ def test_from_text_to_a_model_that_writes(
 ) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
     assert run("prepare", corpus, "--out", data, "--vocab-size", 300) == 0
+    assert "train" in capsys.readouterr().out
 
     training = f"train --data {data} --out {out} --steps 12 --batch-size 4 --seed 3"
     training += " --checkpoint-every 5 --model.d-model 16 --model.num-layers 1 --model.num-heads 2"
@@ -71,7 +73,7 @@ def test_from_text_to_a_model_that_writes(
 
     assert run("evaluate", out, "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"loss", "perplexity", "bits_per_byte", "tokens", "bytes"}
+    assert set(found) >= {"loss", "perplexity", "bits_per_byte", "tokens", "bytes"}
     assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
     nats = found["loss"] * found["tokens"]
     assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / found["bytes"])
@@ -125,6 +127,48 @@ def test_flags_override_the_file_and_the_file_the_defaults(config: Path, spellin
     )
     assert not parse_train(f"{line} --model.no-tie-embeddings").model.tie_embeddings
     assert parse_train(f"--resume {line}").resume
+
+
+def test_a_preset_is_below_the_file_and_the_file_below_the_flags(config: Path) -> None:
+    preset = parse_train("--preset tinystories --data d --out r")
+    assert preset.model.d_model == 512
+    assert (preset.train_tokens, preset.batch_size, preset.preset) == (
+        327_680_000,
+        128,
+        "tinystories",
+    )
+    settings = parse_train(f"--preset tinystories --config {config} --out r --model.num-heads 8")
+    assert settings.model.model_dump(include={"d_model", "num_heads", "num_layers"}) == {
+        "d_model": 32,
+        "num_heads": 8,
+        "num_layers": 4,
+    }
+    assert (settings.seed, settings.batch_size) == (2, 128)
+
+
+def test_a_length_that_is_given_replaces_that_of_the_preset() -> None:
+    settings = parse_train("--preset tinystories --data d --out r --steps 5")
+    assert (settings.steps, settings.train_tokens) == (5, None)
+    both = parse_train("--data d --out r --steps 5 --train-tokens 7")
+    assert (both.steps, both.train_tokens) == (5, 7)  # which train refuses
+
+
+def test_the_shape_of_a_model_comes_with_its_weights(unbroken: Path) -> None:
+    settings = parse_train(f"--init-from {unbroken} --data d --out r --steps 5")
+    assert settings.model == RunDirectory(unbroken).settings().model
+    assert settings.init_from == unbroken
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest_one(told: Callable[..., str]) -> None:
+    message = told("train", "--preset", "tinystoris", "--data", "d", "--out", "r")
+    assert message == "unknown preset tinystoris; did you mean tinystories?"
+
+
+def test_what_follows_two_dashes_goes_to_every_training_of_a_sweep() -> None:
+    settings = parse(["sweep", "--out=s", "--vary=seed=0,1", "--", "--data", "d", "--steps", "3"])
+    assert settings == SweepSettings(
+        out=Path("s"), vary=("seed=0,1",), train=("--data", "d", "--steps", "3")
+    )
 
 
 def test_the_file_may_name_the_directory_where_one_is(config: Path) -> None:
@@ -246,7 +290,10 @@ def test_a_table_in_place_of_a_value_is_named(told: Callable[..., str], config: 
         ("prepare none.txt --out d", "none.txt"),
         ("prepare --out d", "files must name at least one text file, got none"),
         ("train --data none --out r --steps 3", "trainer prepare FILE... --out none"),
-        ("train --data none --out r", "train needs either --steps or --train-seconds, not both"),
+        (
+            "train --data none --out r",
+            "needs one of --steps, --train-tokens and --train-seconds, got none",
+        ),
         ("evaluate none", "none must be the directory of a run, got no config.toml in it"),
         ("generate none --prompt x", "none must be the directory of a run"),
     ],

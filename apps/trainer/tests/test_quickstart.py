@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from scratch.trainer import pace
 from scratch.trainer import quickstart as module
-from scratch.trainer import train as training
 from scratch.trainer.commands import QuickstartSettings
 from scratch.trainer.quickstart import quickstart
 from scratch.trainer.run import RunDirectory
@@ -142,18 +142,19 @@ def test_training_goes_on_where_it_was_interrupted(
     out = tmp_path / "quickstart"
     looks = count()  # a clock that goes on whenever somebody looks, however slow the machine
     clock = SimpleNamespace(perf_counter=lambda: next(looks) / 100)
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(pace, "time", clock)
     save_checkpoint = RunDirectory.save_checkpoint
 
     def save_and_stop(run: RunDirectory, *arguments: Any, **options: Any) -> None:
         save_checkpoint(run, *arguments, **options)
+        run.checkpoints.wait()
         raise KeyboardInterrupt
 
     train = module.train
     every = {"checkpoint_every": 2}
     with monkeypatch.context() as patch:
         patch.setattr(RunDirectory, "save_checkpoint", save_and_stop)
-        patch.setattr(module, "train", lambda s: train(s.model_copy(update=every)))
+        patch.setattr(module, "train", lambda s, **_: train(s.model_copy(update=every)))
         with pytest.raises(KeyboardInterrupt):
             quickstart(settings(out), stdlib=stdlib)
     assert RunDirectory(out).checkpoint_steps() == [2]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,16 @@ def command(data: Path, out: Path, *, steps: int, checkpoint_every: int) -> list
 
 
 def journal(run: Path) -> list[dict[str, Any]]:
-    """Return the lines without the time they took."""
+    """Return the lines without what depends on the moment: time and memory."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    moment = {"seconds", "tokens_per_second", "memory_bytes"}
+    return [{key: line[key] for key in line.keys() - moment} for line in lines]
 
 
 def assert_same_run(run: Path, expected: Path) -> None:
     assert (run / RESULT).read_bytes() == (expected / RESULT).read_bytes()
     assert journal(run) == journal(expected)
-    seconds = [line["seconds"] for line in RunDirectory(run).journal.read()]
+    seconds = [line["seconds"] for line in RunDirectory(run).journal.read() if "seconds" in line]
     assert seconds == sorted(seconds)
 
 
@@ -135,17 +137,29 @@ def test_a_run_killed_again_and_again_ends_the_same(
     assert not [path for path in out.rglob(".*") if path.name != ".lock"]
 
 
-def test_a_run_interrupted_by_hand_exits_with_130_and_goes_on(
-    start_trainer: StartTrainer, data: Path, out: Path, undisturbed: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_told_to_stop_saves_and_tells_how_to_go_on(
+    number: signal.Signals,
+    start_trainer: StartTrainer,
+    data: Path,
+    out: Path,
+    undisturbed: Path,
 ) -> None:
-    arguments = command(data, out, steps=60, checkpoint_every=7)
+    arguments = command(data, out, steps=60, checkpoint_every=1000)
     process = start_trainer(*arguments)
-    wait_for((out / "checkpoints" / "step-00000007").exists, process)
+    journal = out / "metrics.jsonl"
+    wait_for(lambda: journal.exists() and journal.stat().st_size > 0, process)
     assert process.pid is not None
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     process.join(PATIENCE_SECONDS)
-    assert process.exitcode == 130
-    assert main([*arguments, "--resume"]) == 0
+    assert process.exitcode == 0
+    (step,) = RunDirectory(out).checkpoint_steps()
+    assert RunDirectory(out).journal.read()[-1] == {
+        "step": step,
+        "event": "stopped",
+        "reason": number.name,
+    }
+    assert main(["train", "--config", str(out / "config.toml"), "--resume"]) == 0
     assert_same_run(out, undisturbed)
 
 
@@ -174,6 +188,48 @@ def test_resuming_before_there_is_a_run_begins_one(
     make_settings: MakeSettings, out: Path, unbroken: Path
 ) -> None:
     train(make_settings(out, resume=True))
+    assert_same_run(out, unbroken)
+
+
+@pytest.mark.parametrize("limit", ["--max-tokens 1500", "--max-time 1e-9"])
+def test_a_run_in_many_sessions_is_the_run_in_one(
+    limit: str, data: Path, out: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command(data, out, steps=60, checkpoint_every=20)
+    assert main([*arguments, *limit.split()]) == 0
+    step = RunDirectory(out).checkpoint_steps()[-1]
+    assert step == (24 if "tokens" in limit else 1)  # 64 tokens a step
+    told = capsys.readouterr().err.splitlines()
+    assert told[-2] == f"stopped after step {step} ({limit.replace('1e-9', '1e-09')}); go on with"
+    assert main(told[-1].split()[1:]) == 0  # without the limit
+    assert_same_run(out, undisturbed)
+
+
+def test_a_run_goes_on_from_the_step_that_is_named(
+    finished: Path, make_settings: MakeSettings, unbroken: Path
+) -> None:
+    (finished / RESULT).write_bytes(b"older than what is made now")
+    train(make_settings(finished, resume_step=6))
+    assert_same_run(finished, unbroken)
+
+
+def test_a_damaged_newest_checkpoint_costs_only_the_updates_since_the_one_before(
+    stopped: Path, make_settings: MakeSettings, unbroken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stopped / "checkpoints" / "step-00000008" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:-1000])
+    train(make_settings(stopped, resume=True))
+    assert_same_run(stopped, unbroken)
+    assert "trying the checkpoint before it" in capsys.readouterr().err
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(
+    out: Path, make_settings: MakeSettings, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = count(2e9, -1000)
+    monkeypatch.setattr(time, "time", lambda: next(now))
+    monkeypatch.setattr(time, "time_ns", lambda: int(next(now) * 1e9))
+    train(make_settings(out))
     assert_same_run(out, unbroken)
 
 
@@ -252,7 +308,7 @@ def test_a_file_that_outgrows_its_limit_leaves_the_last_checkpoint(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     left = sorted(path.name for path in (stopped / "checkpoints").iterdir())
-    assert left == ["step-00000004", "step-00000008"]
+    assert left == ["step-00000004", "step-00000006", "step-00000008"]
     train(make_settings(stopped, resume=True))
     assert_same_run(stopped, unbroken)
 
@@ -279,7 +335,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     with pytest.raises(OSError, match="No space left on device"):
         train(settings)
     left = sorted(path.name for path in (small_disk / "run" / "checkpoints").iterdir())
-    assert left == ["step-00000004", "step-00000008"]
+    assert left == ["step-00000004", "step-00000006", "step-00000008"]
     shutil.rmtree(small_disk / "run" / "checkpoints" / "step-00000004")  # make room
     train(settings)
     assert_same_run(small_disk / "run", unbroken)

@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from torch import nn
 
 from scratch.nn import TransformerConfig, TransformerLM
 from scratch.optim import SGD
-from scratch.train import CheckpointError
-from scratch.trainer import run as module
+from scratch.train import CheckpointError, Snapshot
+from scratch.trainer.commands import Checkpoint
 from scratch.trainer.config import ModelSettings, OptimizerSettings, TrainSettings
 from scratch.trainer.prepare import PreparedData
 from scratch.trainer.run import RunDirectory, build_model, with_d_ff
@@ -43,6 +44,12 @@ def run(tmp_path: Path) -> RunDirectory:
         {"step": n, "tokens": 9 * n, "seconds": 1.0 * n, "loss": 1 / n} for n in range(1, 5)
     )
     return run
+
+
+def save(run: RunDirectory, model: nn.Module, optimizer: SGD, step: int, *, keep: int) -> None:
+    """Save a checkpoint, and wait until it is there."""
+    run.save_checkpoint(model, optimizer, step, keep=keep)
+    run.checkpoints.wait()
 
 
 def begin(run: Path, settings: TrainSettings) -> None:
@@ -81,7 +88,7 @@ def test_the_saved_settings_are_resolved(unbroken: Path, make_settings: MakeSett
 
 def test_checkpoints_are_folders_named_by_their_step(unbroken: Path) -> None:
     folders = sorted(path.name for path in (unbroken / "checkpoints").iterdir())
-    assert folders == ["step-00000004", "step-00000008", "step-00000012"]
+    assert folders == [f"step-{step:08}" for step in (4, 6, 8, 12)]
 
 
 def state_dict_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
@@ -260,7 +267,7 @@ def test_a_checkpoint_brings_back_weights_and_totals(
     run: RunDirectory, model: nn.Module, optimizer: SGD
 ) -> None:
     saved = {name: value.clone() for name, value in model.state_dict().items()}
-    run.save_checkpoint(model, optimizer, 3, keep=2)
+    save(run, model, optimizer, 3, keep=2)
     nn.init.zeros_(model.get_parameter("weight"))
     totals = run.restore(model, optimizer)
     assert (totals["step"], totals["tokens"], totals["seconds"]) == (3, 27, 3.0)
@@ -280,7 +287,7 @@ def test_only_the_newest_checkpoints_are_kept(
     run: RunDirectory, model: nn.Module, optimizer: SGD, keep: int
 ) -> None:
     for step in (1, 2, 3, 4):
-        run.save_checkpoint(model, optimizer, step, keep=keep)
+        save(run, model, optimizer, step, keep=keep)
     assert run.checkpoint_steps() == [1, 2, 3, 4][-keep:]
     assert len(list((run.path / "checkpoints").iterdir())) == min(keep, 4)
 
@@ -288,13 +295,13 @@ def test_only_the_newest_checkpoints_are_kept(
 def test_half_a_checkpoint_does_not_count(
     run: RunDirectory, model: nn.Module, optimizer: SGD
 ) -> None:
-    run.save_checkpoint(model, optimizer, 2, keep=2)
+    save(run, model, optimizer, 2, keep=2)
     checkpoints = run.path / "checkpoints"
     shutil.copytree(checkpoints / "step-00000002", checkpoints / ".step-00000003.tmp")
     (checkpoints / "step-00000004").mkdir()
     assert run.checkpoint_steps() == [2]
-    run.save_checkpoint(model, optimizer, 3, keep=2)
-    run.save_checkpoint(model, optimizer, 4, keep=3)
+    save(run, model, optimizer, 3, keep=2)
+    save(run, model, optimizer, 4, keep=3)
     assert run.checkpoint_steps() == [2, 3, 4]
     assert not list(checkpoints.glob(".*"))
 
@@ -307,21 +314,21 @@ def test_a_checkpoint_that_cannot_be_saved_leaves_the_old_one(
     written: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run.save_checkpoint(model, optimizer, 2, keep=1)
+    save(run, model, optimizer, 2, keep=1)
     before = (run.path / "checkpoints" / "step-00000002" / "checkpoint.pt").read_bytes()
 
-    def save_on_a_full_disk(model: object, optimizer: object, step: int, path: Path) -> None:
+    def save_on_a_full_disk(snapshot: Snapshot, path: Path) -> None:
         path.write_bytes(written)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "save_checkpoint", save_on_a_full_disk)
+        patch.setattr(Snapshot, "save", save_on_a_full_disk)
         with pytest.raises(OSError, match="No space left"):
-            run.save_checkpoint(model, optimizer, 4, keep=1)
+            save(run, model, optimizer, 4, keep=1)
     (path,) = (run.path / "checkpoints").glob("*/*")
     assert path.parent.name == "step-00000002"
     assert path.read_bytes() == before
-    run.save_checkpoint(model, optimizer, 4, keep=1)
+    save(run, model, optimizer, 4, keep=1)
     assert run.checkpoint_steps() == [4]
 
 
@@ -349,4 +356,118 @@ def test_weights_of_another_model_are_refused(finished: Path) -> None:
 def test_a_folder_of_the_users_own_is_not_taken_for_a_checkpoint(finished: Path) -> None:
     checkpoints = finished / "checkpoints"
     shutil.copytree(checkpoints / "step-00000004", checkpoints / "step-best")
-    assert RunDirectory(finished).checkpoint_steps() == [4, 8, 12]
+    assert RunDirectory(finished).checkpoint_steps() == [4, 6, 8, 12]
+
+
+def test_the_best_checkpoint_stays_beside_the_newest(
+    run: RunDirectory, model: nn.Module, optimizer: SGD
+) -> None:
+    for step, loss in ((1, 3.0), (2, 2.0), (3, None), (4, 2.5)):
+        save(run, model, optimizer, step, keep=1)
+        run.journal.append([{"step": step, "val_loss": loss}])
+    assert run.checkpoint_steps() == [2, 4]
+    assert run.best_step() == 2
+    run.journal.append([{"step": 4, "val_loss": 1.0}])
+    run.journal.append([{"step": 5, "tokens": 45, "seconds": 5.0, "loss": 1.0}])
+    save(run, model, optimizer, 5, keep=1)
+    assert run.checkpoint_steps() == [4, 5]
+
+
+def test_a_checkpoint_is_chosen_by_name_or_by_step(finished: Path) -> None:
+    run = RunDirectory(finished)
+
+    def weights(checkpoint: Checkpoint) -> torch.Tensor:
+        return run.load_model(CPU, checkpoint).head_weight
+
+    saved = {step: run.checkpoints.file(step) for step in run.checkpoint_steps()}
+    for step, path in saved.items():
+        expected = torch.load(path, weights_only=True)["model"]["lm_head.weight"]
+        assert torch.equal(weights(step), expected)
+    assert torch.equal(weights("final"), weights(12))
+    assert torch.equal(weights("latest"), weights(12))
+    losses = {r["step"]: r["val_loss"] for r in run.journal.read() if "val_loss" in r}
+    assert torch.equal(weights("best"), weights(min(losses, key=losses.__getitem__)))
+    with pytest.raises(ValueError, match="checkpoint of step 5, got those of 4, 6, 8, 12"):
+        weights(5)
+
+
+def test_without_evaluation_there_is_no_best_checkpoint(finished: Path) -> None:
+    journal = finished / "metrics.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in lines if "val_loss" not in line))
+    with pytest.raises(ValueError, match="must hold a checkpoint that was evaluated to have a be"):
+        RunDirectory(finished).load_model(CPU, "best")
+
+
+def damage(run: RunDirectory, step: int) -> None:
+    path = run.checkpoints.file(step)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def test_a_damaged_checkpoint_is_told_and_set_aside_for_the_one_before(
+    run: RunDirectory, model: nn.Module, optimizer: SGD, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (1, 2, 3, 4):
+        save(run, model, optimizer, step, keep=9)
+    damage(run, 4)
+    damage(run, 3)
+    assert run.restore(model, optimizer)["step"] == 2
+    told = capsys.readouterr().err
+    assert "step-00000004/checkpoint.pt must be a complete checkpoint" in told
+    assert "trying the checkpoint before it" in told
+    assert run.checkpoint_steps() == [1, 2]
+    assert len(list((run.path / "checkpoints").glob("damaged-step-*"))) == 2
+    save(run, model, optimizer, 3, keep=1)  # one that is damaged does not push out a good one
+    assert run.checkpoint_steps() == [3]
+
+
+def test_if_no_checkpoint_can_be_read_nothing_is_begun_anew(
+    run: RunDirectory, model: nn.Module, optimizer: SGD
+) -> None:
+    save(run, model, optimizer, 2, keep=9)
+    damage(run, 2)
+    before = (run.path / "metrics.jsonl").read_bytes()
+    with pytest.raises(CheckpointError, match="holds no checkpoint that can be read; remove it"):
+        run.restore(model, optimizer)
+    assert run.checkpoint_steps() == [2]
+    assert (run.path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_step_that_is_named_is_the_one_or_none(
+    run: RunDirectory, model: nn.Module, optimizer: SGD
+) -> None:
+    for step in (1, 2, 3):
+        save(run, model, optimizer, step, keep=9)
+    damage(run, 2)
+    with pytest.raises(CheckpointError, match="step-00000002"):
+        run.restore(model, optimizer, step=2)
+    with pytest.raises(ValueError, match="checkpoint of step 9, got those of 1, 2, 3"):
+        run.restore(model, optimizer, step=9)
+    assert run.checkpoint_steps() == [1, 2, 3]
+    assert run.restore(model, optimizer, step=1)["step"] == 1
+    assert run.checkpoint_steps() == [1]
+    assert [record["step"] for record in run.journal.read()] == [1]
+
+
+def test_training_does_not_wait_for_the_disk_but_the_next_save_does(
+    run: RunDirectory, model: nn.Module, optimizer: SGD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk_is_free = threading.Event()
+    write = Snapshot.save
+
+    def write_slowly(snapshot: Snapshot, path: Path) -> None:
+        assert disk_is_free.wait(60)
+        write(snapshot, path)
+
+    monkeypatch.setattr(Snapshot, "save", write_slowly)
+    weight = model.get_parameter("weight")
+    saved = weight.detach().clone()
+    run.save_checkpoint(model, optimizer, 1, keep=9)
+    nn.init.zeros_(weight)  # training goes on
+    assert run.checkpoint_steps() == []
+    disk_is_free.set()
+    run.save_checkpoint(model, optimizer, 2, keep=9)
+    assert 1 in run.checkpoint_steps()
+    run.checkpoints.wait()
+    run.checkpoints.load(1, model)
+    assert torch.equal(weight, saved)

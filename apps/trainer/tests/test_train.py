@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shutil
 from collections.abc import Callable
 from itertools import count, pairwise
 from pathlib import Path
@@ -16,10 +18,13 @@ from torch import Tensor
 from scratch.nn import TransformerLM
 from scratch.optim import WarmupCosine
 from scratch.train import Batch, NonFiniteError
+from scratch.trainer import compiling, pace
 from scratch.trainer import train as module
 from scratch.trainer.config import ModelSettings, OptimizerSettings, TrainSettings
+from scratch.trainer.divergence import DivergedError, DivergenceDetector
+from scratch.trainer.pace import Pace, Stopwatch
 from scratch.trainer.run import RunDirectory
-from scratch.trainer.train import Pace, Stopwatch, train
+from scratch.trainer.train import train
 
 MakeSettings = Callable[..., TrainSettings]
 RESULT = "model.safetensors"
@@ -40,7 +45,9 @@ def test_every_update_is_written_down(unbroken: Path) -> None:
     seconds = [0.0, *(line["seconds"] for line in lines)]
     assert all(earlier < later for earlier, later in pairwise(seconds))
     assert all(line["grad_norm"] > 0 for line in lines)
-    assert list(lines[0]) == ["step", "tokens", "seconds", "loss", "lr", "grad_norm"]
+    first = ["step", "tokens", "seconds", "loss", "lr", "grad_norm"]
+    assert list(lines[0]) == [*first, "tokens_per_second", "memory_bytes"]
+    assert all(line["tokens_per_second"] > 0 and line["memory_bytes"] > 10**6 for line in lines)
 
 
 def test_the_loss_begins_at_that_of_a_guess_and_falls(
@@ -143,7 +150,7 @@ def test_flex_attention_is_refused_on_a_cpu_before_anything_is_written(
 
 def fail_at(step: int, value: float) -> Callable[[TransformerLM, Batch], Tensor]:
     """Return a loss that becomes `value` at the update `step`."""
-    next_token_loss, calls = module.next_token_loss, count(1)
+    next_token_loss, calls = compiling.next_token_loss, count(1)
     return lambda model, batch: (
         next_token_loss(model, batch) * (value if next(calls) == step else 1)
     )
@@ -154,15 +161,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_points_to_the_newest_checkpo
     value: float, make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_settings(tmp_path / "run", log_every=4, evaluate_every=100)
-    monkeypatch.setattr(module, "next_token_loss", fail_at(7, value))
-    with pytest.raises(
-        NonFiniteError, match=r"step 7: .* must be finite.*; the newest checkpoint is of step 4"
-    ):
+    monkeypatch.setattr(compiling, "next_token_loss", fail_at(7, value))
+    with pytest.raises(NonFiniteError) as error:
         train(settings)
-    lines = [
+    told = r"step 7: .* rate 0\.\d+, .* norms before: .*; the newest checkpoint is of step 4"
+    assert re.fullmatch(told, str(error.value))
+    *lines, end = [
         json.loads(line, parse_constant=pytest.fail)
         for line in (settings.out / "metrics.jsonl").read_text().splitlines()
     ]
+    assert (end["step"], end["event"]) == (8, "diverged")
+    assert "step 7" in end["reason"]
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert [line["loss"] is None for line in lines] == [line["step"] == 7 for line in lines]
     assert RunDirectory(settings.out).checkpoint_steps() == [4]
@@ -172,7 +181,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_points_to_the_newest_checkpo
 def test_before_the_first_checkpoint_there_is_none_to_point_to(
     make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "next_token_loss", fail_at(2, math.nan))
+    monkeypatch.setattr(compiling, "next_token_loss", fail_at(2, math.nan))
     with pytest.raises(NonFiniteError, match=r"step 2: .*; no checkpoint yet"):
         train(make_settings(tmp_path / "run"))
 
@@ -182,7 +191,7 @@ def test_a_run_that_met_a_bad_loss_can_be_resumed(
 ) -> None:
     settings = make_settings(tmp_path / "run", resume=True)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "next_token_loss", fail_at(7, math.nan))
+        patch.setattr(compiling, "next_token_loss", fail_at(7, math.nan))
         with pytest.raises(NonFiniteError):
             train(settings)
     train(settings)
@@ -216,7 +225,7 @@ def test_a_budget_of_time_ends_at_the_floor_of_the_schedule(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "time", Clock())
+    monkeypatch.setattr(pace, "time", Clock())
     optimizer = OptimizerSettings(lr=0.01, warmup_fraction=0.2, floor_fraction=floor_fraction)
     settings = make_settings(
         tmp_path / "run", steps=None, train_seconds=3.0, optimizer=optimizer, evaluate_every=25
@@ -239,10 +248,10 @@ def test_a_budget_of_time_ends_at_the_floor_of_the_schedule(
 def test_a_budget_of_time_is_shared_by_the_parts_of_a_run(
     make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "time", Clock())
+    monkeypatch.setattr(pace, "time", Clock())
     settings = make_settings(tmp_path / "run", steps=None, train_seconds=2.0, resume=True)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "next_token_loss", fail_at(31, math.nan))
+        patch.setattr(compiling, "next_token_loss", fail_at(31, math.nan))
         with pytest.raises(NonFiniteError):
             train(settings)
     good = RunDirectory(settings.out).checkpoint_steps()[-1]
@@ -264,7 +273,7 @@ def test_a_run_that_is_over_is_left_as_it_is(
 
 def test_a_pause_does_not_count_as_training(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: now))
     watch = Stopwatch(5.0)
     now += 2
     with watch.paused():
@@ -279,18 +288,27 @@ def test_runs_of_any_length_have_a_schedule(
     make_settings: MakeSettings, tmp_path: Path, steps: int, warmup_fraction: float
 ) -> None:
     optimizer = OptimizerSettings(lr=0.5, warmup_fraction=warmup_fraction, floor_fraction=0.1)
-    pace = Pace(make_settings(tmp_path, steps=steps), Stopwatch(0.0))
-    rates = [pace.schedule(optimizer)(number) for number in range(1, steps + 1)]
+    its_pace = Pace(make_settings(tmp_path, steps=steps), Stopwatch(0.0))
+    rates = [its_pace.schedule(optimizer)(number) for number in range(1, steps + 1)]
     assert all(0 < rate <= 0.5 for rate in rates)
     assert rates[-1] == pytest.approx(0.05)
-    assert pace.fraction(steps, 0.0) == 1
+    assert its_pace.fraction(steps, 0.0) == 1
 
 
-@pytest.mark.parametrize("changes", [{"steps": None}, {"train_seconds": 5.0}], ids=str)
-def test_a_run_has_either_steps_or_seconds(
-    changes: dict[str, float], make_settings: MakeSettings, tmp_path: Path
+@pytest.mark.parametrize(
+    ("changes", "got"),
+    [
+        ({"steps": None}, "none of them"),
+        ({"train_seconds": 5.0}, "--steps and --train-seconds"),
+        ({"steps": None, "train_tokens": 9, "train_seconds": 5.0}, "--train-tokens and --train-s"),
+    ],
+    ids=str,
+)
+def test_a_run_has_one_length(
+    changes: dict[str, float], got: str, make_settings: MakeSettings, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="either --steps or --train-seconds, not both"):
+    message = f"needs one of --steps, --train-tokens and --train-seconds, got {got}"
+    with pytest.raises(ValueError, match=message):
         train(make_settings(tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
 
@@ -316,11 +334,122 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 def test_tokens_that_the_model_does_not_know_are_refused(
     make_settings: MakeSettings, data: Path, tmp_path: Path
 ) -> None:
-    damaged = tmp_path / "data"
-    damaged.mkdir()
-    for path in data.iterdir():
-        (damaged / path.name).write_bytes(path.read_bytes())
-    tokens = np.load(data / "train.npy")
-    np.save(damaged / "train.npy", np.full_like(tokens, 300))
+    damaged = shutil.copytree(data, tmp_path / "data")
+    (shard,) = damaged.glob("**/train-*.npy")
+    np.save(shard, np.full_like(np.load(shard), 300))
     with pytest.raises(ValueError, match="300"):
         train(make_settings(tmp_path / "run", data=damaged))
+
+
+def test_tokens_make_whole_updates(
+    make_settings: MakeSettings, unbroken: Path, tmp_path: Path
+) -> None:
+    run = train(make_settings(tmp_path / "run", steps=None, train_tokens=11 * 64 + 1)).path
+    assert (run / RESULT).read_bytes() == (unbroken / RESULT).read_bytes()
+
+
+def lost_after(step: int) -> Callable[[TransformerLM, Batch], Tensor]:
+    """Return a loss that is five nats higher from an update on."""
+    next_token_loss, calls = compiling.next_token_loss, count(1)
+    return lambda model, batch: next_token_loss(model, batch) + 5 * (next(calls) > step)
+
+
+def test_a_training_that_diverges_ends_and_says_so(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "next_token_loss", lost_after(9))
+    settings = make_settings(tmp_path / "run", steps=50, divergence_nats=2.0)
+    with pytest.raises(
+        DivergedError,
+        match=r"diverges; .*; the newest checkpoint is of step \d+, the best on held-out text of s",
+    ):
+        train(settings)
+    end = RunDirectory(settings.out).journal.read()[-1]
+    assert end["event"] == "diverged"
+    assert 10 < end["step"] < 30
+    assert not (settings.out / RESULT).exists()
+
+
+def test_a_training_may_be_left_to_diverge(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "next_token_loss", lost_after(3))
+    train(make_settings(tmp_path / "run", divergence_nats=0.0))
+
+
+def test_what_a_detector_has_seen_it_knows_again_after_resuming(
+    stopped: Path, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    add = DivergenceDetector.add
+
+    def note(detector: DivergenceDetector, step: int, loss: float) -> None:
+        seen.append(step)
+        add(detector, step, loss)
+
+    monkeypatch.setattr(DivergenceDetector, "add", note)
+    train(make_settings(stopped, resume=True))
+    assert seen == list(range(1, 13))
+
+
+def test_a_checkpoint_is_on_the_disk_before_an_evaluation_begins(
+    make_settings: MakeSettings, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise RuntimeError("in the evaluation")
+
+    settings = make_settings(tmp_path / "run", checkpoint_every=100, evaluate_every=6, resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "evaluate_tokens", crash)
+        with pytest.raises(RuntimeError, match="in the evaluation"):
+            train(settings)
+    run = RunDirectory(settings.out)
+    assert run.checkpoint_steps() == [6]
+    assert run.journal.read()[-1]["event"] == "failed"
+    train(settings)
+    assert (settings.out / RESULT).read_bytes() == (unbroken / RESULT).read_bytes()
+
+
+def test_samples_are_written_down_and_disturb_nothing(
+    make_settings: MakeSettings, unbroken: Path, tmp_path: Path
+) -> None:
+    settings = make_settings(tmp_path / "run", sample_every=6, sample_prompt="the cat")
+    run = train(settings)
+    samples = [record for record in run.journal.read() if "sample" in record]
+    assert [record["step"] for record in samples] == [6, 12]
+    assert all(record["prompt"] == "the cat" and record["sample"] for record in samples)
+    assert (run.path / RESULT).read_bytes() == (unbroken / RESULT).read_bytes()
+
+
+def test_a_run_may_start_from_the_weights_of_another(
+    make_settings: MakeSettings, unbroken: Path, tmp_path: Path
+) -> None:
+    still = OptimizerSettings(lr=0.0)
+    settings = make_settings(tmp_path / "run", init_from=unbroken, steps=1, optimizer=still)
+    assert (train(settings).path / RESULT).read_bytes() == (unbroken / RESULT).read_bytes()
+    wider = settings.model_copy(update={"out": tmp_path / "other", "model": ModelSettings()})
+    with pytest.raises(ValueError, match="model must have the shape of that in"):
+        train(wider)
+
+
+def test_memory_that_runs_short_is_told_with_what_to_try(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhaust(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(compiling, "next_token_loss", exhaust)
+    with pytest.raises(MemoryError, match="--micro-batch-size 2"):
+        train(make_settings(tmp_path / "run"))
+    assert "--micro-batch-size 2" in RunDirectory(tmp_path / "run").journal.read()[-1]["reason"]
+
+
+def test_as_many_sequences_as_fit_are_found_once_and_kept(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "largest_micro_batch", lambda *_: 2)
+    settings = make_settings(tmp_path / "run", micro_batch_size="auto", resume=True)
+    train(settings)
+    assert RunDirectory(settings.out).settings().micro_batch_size == 2
+    monkeypatch.setattr(module, "largest_micro_batch", pytest.fail)
+    train(settings)

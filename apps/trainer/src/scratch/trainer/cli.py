@@ -11,7 +11,7 @@ import tyro
 from pydantic import ValidationError
 
 from . import commands
-from .config import TrainSettings
+from .config import LENGTHS, TrainSettings
 from .fields import Settings
 from .presets import read_preset
 from .process import keep_freed_memory, let_waiting_threads_sleep
@@ -82,13 +82,13 @@ def parse(arguments: list[str]) -> Settings:
     if name == "sweep" and "--" in given:
         place = given.index("--")
         given, rest = given[:place], given[place + 1 :]
+    default = _train_defaults(given) if kind is TrainSettings else None
     settings = tyro.cli(
-        kind,
-        prog=f"trainer {name}",
-        description=kind.__doc__,
-        args=given,
-        default=_train_defaults(given) if kind is TrainSettings else None,
+        kind, prog=f"trainer {name}", description=kind.__doc__, args=given, default=default
     )
+    assert settings is not None
+    if default is not None:
+        settings = _with_its_own_length(settings, default)
     return settings.model_copy(update={"train": tuple(rest)}) if rest else settings
 
 
@@ -149,14 +149,17 @@ def _train_defaults(arguments: list[str]) -> Any:
     return settings.model_copy(update={**missing, "config": found.config, "preset": found.preset})
 
 
+def _with_its_own_length(settings: Settings, default: Settings) -> Settings:
+    """Let a length that is given as a flag take the place of the one in a preset or file."""
+    given = [name for name in LENGTHS if getattr(settings, name) != getattr(default, name)]
+    return settings.model_copy(update={n: None for n in LENGTHS if given and n not in given})
+
+
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Return the values of both, tables joined, those of `above` where both have one."""
-    return below | {
-        key: _merge(below[key], value)
-        if isinstance(value, dict) and isinstance(below.get(key), dict)
-        else value
-        for key, value in above.items()
-    }
+    tables = {key for key in below.keys() & above.keys() if isinstance(above[key], dict)}
+    joined = {key: _merge(below[key], above[key]) for key in tables}
+    return below | above | joined
 
 
 def _run(arguments: list[str], settings: Settings) -> None:

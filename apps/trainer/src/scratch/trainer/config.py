@@ -151,3 +151,7 @@ class TrainSettings(Settings):
     """Where to send the metrics besides the journal; each is an extra to install."""
     model: ModelSettings = ModelSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+
+
+# The settings of which one says how long a training is.
+LENGTHS = ("steps", "train_tokens", "train_seconds")

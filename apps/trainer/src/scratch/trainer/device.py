@@ -2,10 +2,12 @@
 
 import os
 import platform
+import subprocess
 import sys
 from importlib.metadata import version
 from typing import Any
 
+import psutil
 import torch
 
 _PACKAGES = ("scratch-bpe", "scratch-nn", "scratch-optim", "scratch-train", "scratch-trainer")
@@ -55,5 +57,26 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "device_name": name or platform.machine(),
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
+        "git_commit": git_commit(),
         "command": sys.argv,
     }
+
+
+def git_commit() -> str | None:
+    """Return the commit of the working directory, with "-dirty" if files differ from it.
+
+    None outside of a repository, or without git.
+    """
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Return the most that tensors have taken on a GPU, or on a CPU what the process takes now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return psutil.Process().memory_info().rss

@@ -5,9 +5,11 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from scratch.train import atomic_write
+
+from .run_files import read_journal
 
 
 class Journal:
@@ -22,19 +24,7 @@ class Journal:
         Raises:
             ValueError: if another line is damaged, naming it.
         """
-        if not self._path.exists():
-            return []
-        lines = self._path.read_bytes().split(b"\n")
-        records: list[dict[str, Any]] = []
-        for number, line in enumerate(lines[:-1], start=1):
-            try:
-                record: Any = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{self._path}, line {number} must be JSON: {error}") from None
-            if not isinstance(record, dict) or not isinstance(record.get("step"), int):  # pyright: ignore[reportUnknownMemberType]
-                raise ValueError(f"{self._path}, line {number} must have a step, got {record!r}")
-            records.append(cast("dict[str, Any]", record))
-        return records  # what follows the last line end is empty, or torn
+        return read_journal(self._path)
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Write records at the end. Infinities and NaN, which JSON lacks, become null."""
@@ -47,13 +37,19 @@ class Journal:
         with self._path.open("a") as file:
             os.fsync(file.fileno())
 
+    def end(self, step: int, event: str, reason: str = "") -> None:
+        """Write down how it ended after `step`, unless that is what it says already."""
+        record = {"step": step, "event": event, "reason": reason}
+        if self.read()[-1:] != [record]:
+            self.append([record])
+
     def go_back_to(self, step: int) -> dict[str, Any]:
-        """Drop the lines past `step`; return the totals of the last update that is left.
+        """Drop the lines past `step` and those of an end; return the totals of the last update.
 
         Raises:
             ValueError: if the line of update `step` is missing.
         """
-        kept = [record for record in self.read() if record["step"] <= step]
+        kept = [r for r in self.read() if r["step"] <= step and "event" not in r]
         updates = [record for record in kept if "loss" in record]
         last = updates[-1] if updates else {"step": 0, "tokens": 0, "seconds": 0.0}
         if last["step"] != step:

@@ -16,7 +16,11 @@ from .config import OptimizerSettings
 Schedule = WarmupCosine | WarmupLinear | WarmupStableDecay
 
 
-def build_optimizer(settings: OptimizerSettings, model: TransformerLM) -> AdamW | Hybrid:
+def build_optimizer(
+    settings: OptimizerSettings, model: TransformerLM, *, compiled: bool = False
+) -> AdamW | Hybrid:
+    """Return the optimizer of all parameters; AdamW's part of it may be compiled."""
+    form = "compiled" if compiled else "auto"
     betas = (settings.beta1, settings.beta2)
     if settings.kind == "muon":
         return hybrid(
@@ -27,9 +31,10 @@ def build_optimizer(settings: OptimizerSettings, model: TransformerLM) -> AdamW 
             scale="spectral",
             betas=betas,
             eps=settings.eps,
+            form=form,
         )
     groups = decay_groups(model.named_parameters(), weight_decay=settings.weight_decay)
-    return AdamW(groups, settings.lr, betas=betas, eps=settings.eps)
+    return AdamW(groups, settings.lr, betas=betas, eps=settings.eps, form=form)
 
 
 def build_schedule(settings: OptimizerSettings, *, total_steps: int) -> Schedule:

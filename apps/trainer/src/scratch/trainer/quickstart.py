@@ -7,6 +7,7 @@ sample.
 import gzip
 import json
 import lzma
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,16 @@ _PROMPTS = ("import", "class", "    def __init__(self")
 _SAMPLE_TOKENS = 96
 
 
-def quickstart(settings: QuickstartSettings, *, stdlib: Path | None = None) -> dict[str, Any]:
+def quickstart(
+    settings: QuickstartSettings, *, stdlib: Path | None = None
+) -> dict[str, Any] | None:
     """Make a corpus, a tokenizer, a model; compare it with compressors; show what it writes.
 
     Each part is taken up where it was left, if it was interrupted. `stdlib` is the directory of
     the sources, by default that of the running interpreter.
 
     Returns:
-        What `summary.json` holds.
+        What `summary.json` holds, or None if the training was stopped before its end.
 
     Raises:
         ValueError: if the directory holds another run or another quickstart.
@@ -82,8 +85,11 @@ def quickstart(settings: QuickstartSettings, *, stdlib: Path | None = None) -> d
             optimizer=OptimizerSettings(
                 kind="muon", lr=0.04, muon_lr=0.02, schedule="linear", floor_fraction=0.0
             ),
-        )
+        ),
+        resume_command=shlex.join(["trainer", "quickstart", *_flags(settings)]),
     )
+    if not run.is_finished():
+        return None
     say("scoring every byte of the held-out files")
     result = score(EvaluateSettings(run=out, device=settings.device))
     last_update = [record for record in run.journal.read() if "loss" in record][-1]
@@ -103,6 +109,13 @@ def quickstart(settings: QuickstartSettings, *, stdlib: Path | None = None) -> d
         file.write(json.dumps(summary, indent=2).encode())
     _show(summary, out)
     return summary
+
+
+def _flags(settings: QuickstartSettings) -> list[str]:
+    """Return the flags that differ from the defaults."""
+    defaults = QuickstartSettings().model_dump()
+    changed = {k: v for k, v in settings.model_dump().items() if v != defaults[k]}
+    return [text for k, v in changed.items() for text in (f"--{k.replace('_', '-')}", str(v))]
 
 
 def _write_corpus(path: Path, files: Sequence[bytes]) -> None:

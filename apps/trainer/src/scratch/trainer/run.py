@@ -1,18 +1,16 @@
 """The directory of a run, and what may be in it.
 
-    config.toml        the settings, all of them
-    environment.json   versions, machine, device
-    tokenizer.json     of the data
-    data.json          the manifest of the data
-    metrics.jsonl      the journal
-    checkpoints/step-00000500/checkpoint.pt
-    model.safetensors  the weights, at the end
-
-A checkpoint is a folder that appears under its name by a rename, when it is complete.
+config.toml        the settings, all of them
+environment.json   versions, machine, device, git commit
+tokenizer.json     of the data
+data.json          the manifest of the data
+metrics.jsonl      the journal
+checkpoints/       see `checkpoints.py`
+model.safetensors  the weights, at the end
+.lock              held while somebody trains here
 """
 
 import json
-import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,35 +24,46 @@ from torch import Tensor, nn
 
 from scratch.bpe import Tokenizer
 from scratch.nn import TransformerConfig, TransformerLM, default_d_ff
-from scratch.train import (
-    Stateful,
-    atomic_write,
-    load_checkpoint,
-    save_checkpoint,
-    sync_directory,
-)
+from scratch.train import Stateful, atomic_write
 
+from .checkpoints import Checkpoints
+from .commands import Checkpoint
 from .config import ModelSettings, TrainSettings
 from .device import describe_environment
 from .journal import Journal
 from .prepare import PreparedData
-from .toml import dump_toml, load_toml
+from .run_files import RunFiles, Status
+from .toml import dump_toml
 
 # A run may be resumed with other values of these: they do not change what is computed.
 _FREE_TO_CHANGE = frozenset(
     {
         "config",
+        "preset",
         "resume",
+        "resume_step",
+        "init_from",
+        "max_seconds",
+        "max_tokens",
         "data",
         "out",
         "device",
+        "compile",
         "checkpoint_every",
         "keep_checkpoints",
         "evaluate_every",
         "log_every",
+        "sample_every",
+        "sample_prompt",
+        "divergence_nats",
+        "trackers",
     }
 )
-_NOT_SAVED = frozenset({"config", "resume"})
+# What belongs to one session of the run, and not to the run.
+_NOT_SAVED = frozenset({"config", "preset", "resume", "resume_step", "max_seconds", "max_tokens"})
+
+# Who lists runs holds the lock of each for a moment.
+_GLANCE_SECONDS = 0.2
 
 
 class RunDirectory:
@@ -63,7 +72,7 @@ class RunDirectory:
         self.journal = Journal(path / "metrics.jsonl")
         self._config = path / "config.toml"
         self._weights = path / "model.safetensors"
-        self._checkpoints = path / "checkpoints"
+        self.checkpoints = Checkpoints(path / "checkpoints")
 
     @contextmanager
     def locked(self) -> Generator[None]:
@@ -71,7 +80,7 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=_GLANCE_SECONDS)
         except Timeout:
             raise ValueError(f"{self.path} is in use by another trainer") from None
         try:
@@ -86,16 +95,14 @@ class RunDirectory:
             ValueError: if there is another run, or one that is not to be resumed.
         """
         if self.checkpoint_steps() or self.journal.read():
-            if not settings.resume:
+            if not settings.resume and settings.resume_step is None:
                 raise ValueError(
                     f"{self.path} holds a run already; add --resume to go on with it, "
                     "or choose another --out"
                 )
             self._check_same(settings, data)
-        self._checkpoints.mkdir(exist_ok=True)
-        for unfinished in self._checkpoints.glob(".step-*.tmp"):  # of a process that was killed
-            shutil.rmtree(unfinished)
-        for unfinished in self.path.glob(".*.????????.tmp"):
+        self.checkpoints.clear_unfinished()
+        for unfinished in self.path.glob(".*.????????.tmp"):  # of a process that was killed
             unfinished.unlink()
         data.tokenizer.save(self.path / "tokenizer.json")
         self._write("data.json", json.dumps(data.manifest, indent=2))
@@ -103,14 +110,16 @@ class RunDirectory:
         self._write("environment.json", json.dumps(environment, indent=2))
         self._write("config.toml", dump_toml(settings, leave_out=_NOT_SAVED))
 
+    def is_finished(self) -> bool:
+        """Return whether the training got to its end, and was evaluated there."""
+        return any(record.get("event") == "finished" for record in self.journal.read()[-1:])
+
+    def status(self) -> Status:
+        return RunFiles(self.path).state().status
+
     def settings(self) -> TrainSettings:
         """Return the settings of the run. Raises `ValueError` if there is no run."""
-        if not self._config.is_file():
-            raise ValueError(
-                f"{self.path} must be the directory of a run, got no config.toml in it; "
-                "make one with: trainer train --data DATA --out RUN --steps N"
-            )
-        return load_toml(self._config, TrainSettings)
+        return RunFiles(self.path).settings()
 
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.load(self.path / "tokenizer.json")
@@ -118,40 +127,52 @@ class RunDirectory:
     def save_checkpoint(
         self, model: Stateful, optimizer: Stateful, step: int, *, keep: int
     ) -> None:
-        """Commit a checkpoint, then drop all but the newest `keep`."""
-        self.journal.sync()
-        final = self._checkpoint(step)
-        unfinished = final.with_name(f".{final.name}.tmp")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        try:
-            save_checkpoint(model, optimizer, step, unfinished / "checkpoint.pt")
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise
-        shutil.rmtree(final, ignore_errors=True)
-        unfinished.rename(final)
-        sync_directory(self._checkpoints)
-        for old in self.checkpoint_steps()[:-keep]:
-            shutil.rmtree(self._checkpoint(old))
+        """Begin to write a checkpoint; when it is complete, drop all but the newest and the best.
+
+        `checkpoints.wait()` returns when it is on the disk.
+        """
+        best = self.best_step()
+        self.checkpoints.save(
+            model,
+            optimizer,
+            step,
+            keep=keep,
+            best=() if best is None else (best,),
+            before=self.journal.sync,
+        )
 
     def checkpoint_steps(self) -> list[int]:
         """Return the steps of the complete checkpoints, in order."""
-        return sorted(
-            int(file.parent.name.removeprefix("step-"))
-            for file in self._checkpoints.glob("step-*/checkpoint.pt")
-            if file.parent.name.removeprefix("step-").isdecimal()
-        )
+        return self.checkpoints.steps()
 
-    def restore(self, model: Stateful, optimizer: Stateful) -> dict[str, Any]:
-        """Go back to the newest checkpoint, if there is one; return the totals up to there.
+    def best_step(self) -> int | None:
+        """Return the step of the checkpoint with the least held-out loss, if any was evaluated."""
+        there = set(self.checkpoint_steps())
+        losses = {
+            record["step"]: record["val_loss"]
+            for record in self.journal.read()
+            if record.get("val_loss") is not None and record["step"] in there
+        }
+        return min(losses, key=losses.__getitem__, default=None)
 
-        The journal loses the lines past it.
+    def restore(
+        self, model: Stateful, optimizer: Stateful, *, step: int | None = None
+    ) -> dict[str, Any]:
+        """Go back to a checkpoint; return the totals up to there.
+
+        By default to the newest that can be read, or to the start if there is none. The journal
+        loses the lines past it, and so does the directory what came after a `step` that is named.
+
+        Raises:
+            ValueError: if there is no checkpoint of that step, or none can be read.
         """
-        step = 0
-        if steps := self.checkpoint_steps():
-            step = load_checkpoint(self._checkpoint_file(steps[-1]), model, optimizer)
-        return self.journal.go_back_to(step)
+        if step is None:
+            return self.journal.go_back_to(self.checkpoints.load_newest(model, optimizer))
+        self.checkpoints.load(step, model, optimizer)
+        totals = self.journal.go_back_to(step)
+        self.checkpoints.remove_after(step)
+        self._weights.unlink(missing_ok=True)
+        return totals
 
     def save_weights(self, model: nn.Module) -> None:
         """Write `model.safetensors`: the tensors of the state dict, under their own names."""
@@ -161,35 +182,47 @@ class RunDirectory:
         with atomic_write(self._weights) as file:
             file.write(save(tensors))
 
-    def load_model(self, device: torch.device) -> TransformerLM:
-        """Return the trained model: the final weights, or else the newest checkpoint.
+    def load_model(self, device: torch.device, checkpoint: Checkpoint = "final") -> TransformerLM:
+        """Return the trained model.
+
+        Args:
+            device: where to put it.
+            checkpoint: "final" for the weights at the end, or else the newest checkpoint; "latest"
+                for the newest checkpoint, "best" for that with the least held-out loss; or a step.
 
         Raises:
-            ValueError: if there is neither.
+            ValueError: if there is no such thing, or it is damaged.
         """
         model = build_model(self.settings().model, vocab_size=self.tokenizer().vocab_size)
-        if self._weights.is_file():
-            try:
-                weights: dict[str, Tensor] = load(self._weights.read_bytes())
-                model.load_state_dict(weights)
-            except (SafetensorError, RuntimeError) as error:
+        if checkpoint == "final" and self._weights.is_file():
+            self.load_weights(model)
+            return model.to(device)
+        steps = self.checkpoint_steps()
+        step = checkpoint if isinstance(checkpoint, int) else max(steps, default=None)
+        if checkpoint == "best":
+            step = self.best_step()
+            if steps and step is None:
                 raise ValueError(
-                    f"{self._weights} must hold the weights of this run: {error}"
-                ) from error
-        elif steps := self.checkpoint_steps():
-            load_checkpoint(self._checkpoint_file(steps[-1]), model)
-        else:
+                    f"{self.path} must hold a checkpoint that was evaluated to have a best one; "
+                    "name a step, or latest"
+                )
+        if step is None:
             raise ValueError(
                 f"{self.path} must hold weights, got neither model.safetensors nor a checkpoint; "
                 "train it further with --resume"
             )
+        self.checkpoints.load(step, model)
         return model.to(device)
 
-    def _checkpoint(self, step: int) -> Path:
-        return self._checkpoints / f"step-{step:08}"
-
-    def _checkpoint_file(self, step: int) -> Path:
-        return self._checkpoint(step) / "checkpoint.pt"
+    def load_weights(self, model: nn.Module) -> None:
+        """Load `model.safetensors`. Raises `ValueError` if it is damaged or of another model."""
+        try:
+            weights: dict[str, Tensor] = load(self._weights.read_bytes())
+            model.load_state_dict(weights)
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(
+                f"{self._weights} must hold the weights of this run: {error}"
+            ) from error
 
     def _check_same(self, settings: TrainSettings, data: PreparedData) -> None:
         old = _flat(self.settings().model_dump(exclude=set(_FREE_TO_CHANGE)))
