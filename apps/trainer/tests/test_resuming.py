@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -119,22 +118,6 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(
     assert main([*arguments, "--resume"]) == 0
     assert_same_run(out, undisturbed)
     assert not unfinished()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
-def test_a_run_killed_again_and_again_ends_the_same(
-    seed: int, start_trainer: StartTrainer, data: Path, out: Path, undisturbed: Path
-) -> None:
-    chance = random.Random(seed)
-    arguments = command(data, out, steps=60, checkpoint_every=chance.choice([1, 3, 7, 20]))
-    for _ in range(8):
-        process = start_trainer(*arguments, "--resume")
-        time.sleep(chance.uniform(0.05, 0.7))
-        kill(process)
-    assert main([*arguments, "--resume"]) == 0
-    assert_same_run(out, undisturbed)
-    assert not [path for path in out.rglob(".*") if path.name != ".lock"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
