@@ -1,22 +1,28 @@
-"""Documents: found whole, held out without loss, never cut inside a character."""
+"""Documents: found whole in all kinds of files, wherever the blocks that they come in end."""
 
-from collections.abc import Sequence
-from itertools import pairwise
+import gzip
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+import zstandard
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scratch.trainer.corpus import END_OF_TEXT, Document, find_documents, hold_out, stream
+from scratch.trainer.corpus import (
+    END_OF_TEXT,
+    Corpus,
+    Document,
+    find_documents,
+    split_at_separators,
+)
 
-TEXT = st.lists(
-    st.sampled_from(
-        ["one line\n", "win\r\n", "naïve", "漢字", "🙃", "\n", " ", "<|", "endoftext|>"]
-    ),
-    max_size=30,
-).map("".join)
-FRACTIONS = st.floats(0.01, 0.5)
+PARTS = st.lists(
+    st.sampled_from(["one line\n", "win\r\n", "naïve", "漢字", "🙃", "<|", "endoftext|>", "<|end"])
+)
+
+ANY = settings(deadline=None, derandomize=True)
 
 
 @pytest.fixture(scope="session")
@@ -32,11 +38,29 @@ def write(folder: Path, *texts: str) -> list[Path]:
     return paths
 
 
-def read(documents: Sequence[Document]) -> list[str]:
+def read(documents: Iterable[Document]) -> list[str]:
     return ["".join(document.read()) for document in documents]
 
 
-@given(texts=st.lists(TEXT, min_size=1, max_size=6), files=st.integers(1, 3))
+@ANY
+@given(parts=PARTS, sizes=st.lists(st.integers(1, 20), min_size=1))
+def test_documents_are_found_wherever_the_blocks_end(parts: list[str], sizes: list[int]) -> None:
+    text = "".join(parts).encode()
+    blocks: list[bytes] = []
+    while sum(map(len, blocks)) < len(text):
+        start = sum(map(len, blocks))
+        blocks.append(text[start : start + sizes[len(blocks) % len(sizes)]])
+    found: list[bytes] = []
+    for begins, data in split_at_separators(blocks):
+        assert data
+        if begins:
+            found.append(b"")
+        found[-1] += data
+    assert found == [part for part in text.split(END_OF_TEXT.encode()) if part]
+
+
+@ANY
+@given(texts=st.lists(PARTS.map("".join), min_size=1, max_size=6), files=st.integers(1, 3))
 def test_documents_are_the_texts_between_the_separators(
     folder: Path, texts: list[str], files: int
 ) -> None:
@@ -46,85 +70,42 @@ def test_documents_are_the_texts_between_the_separators(
     if expected:
         documents = find_documents(paths)
         assert read(documents) == expected
+        assert read(documents) == expected, "a second loop finds them again"
         assert [d.num_bytes for d in documents] == [len(text.encode()) for text in expected]
     else:
         with pytest.raises(ValueError, match="files must hold some text"):
             find_documents(paths)
 
 
-@given(texts=st.lists(TEXT, min_size=1, max_size=40), fraction=FRACTIONS)
-def test_holding_out_loses_nothing_and_takes_nothing_twice(
-    folder: Path, texts: list[str], fraction: float
-) -> None:
-    documents = find_documents(write(folder, END_OF_TEXT.join(["x", *texts])))
-    train, held_out = hold_out(documents, fraction)
-    spans = sorted((part.start, part.stop) for part in [*train, *held_out])
-    assert all(start < stop for start, stop in spans)
-    assert sum(stop - start for start, stop in spans) == sum(d.num_bytes for d in documents)
-    assert all(stop <= start for (_, stop), (start, _) in pairwise(spans))
-    pieces = {part.start: text for part in [*train, *held_out] for text in read([part])}
-    assert "".join(pieces[start] for start, _ in spans) == "".join(read(documents))
+def test_all_kinds_of_files_hold_the_same_documents(tmp_path: Path) -> None:
+    texts = [f"document {number}, naïve 漢字 🙃\r\n" * 9999 for number in range(4)]
+    plain = END_OF_TEXT.join(texts).encode()
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    contents = {
+        "a.txt": plain,
+        "a.txt.gz": gzip.compress(plain),
+        "a.zst": zstandard.compress(plain),
+        "b.jsonl": lines,
+        "b.jsonl.gz": gzip.compress(lines),
+        "b.jsonl.zst": zstandard.compress(lines),
+        "a.dat": gzip.compress(plain),  # compression is told by the content
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        assert read(find_documents([tmp_path / name])) == texts, name
+    assert read(find_documents([tmp_path / "b.jsonl", tmp_path / "a.zst"])) == texts + texts
 
 
-@given(texts=st.lists(TEXT, min_size=1, max_size=40), fraction=FRACTIONS)
-def test_the_same_text_is_held_out_every_time(
-    folder: Path, texts: list[str], fraction: float
-) -> None:
-    documents = find_documents(write(folder, END_OF_TEXT.join(["x", *texts])))
-    assert hold_out(documents, fraction) == hold_out(list(documents), fraction)
+def test_a_separator_within_a_line_parts_documents_too(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"body": f"a{END_OF_TEXT}b"}) + '\n{"body": "c"}')
+    assert read(find_documents([tmp_path / "a.jsonl"], json_field="body")) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.5])
-def test_of_many_documents_about_that_share_is_held_out_whole(
-    folder: Path, fraction: float
-) -> None:
-    documents = find_documents(write(folder, END_OF_TEXT.join(map(str, range(2000)))))
-    train, held_out = hold_out(documents, fraction)
-    assert sorted([*train, *held_out], key=lambda d: d.start) == documents
-    assert len(held_out) / len(documents) == pytest.approx(fraction, rel=0.2)
-    numbers = list(map(int, read(held_out)))
-    assert min(numbers) < 200  # from all over the text
-    assert max(numbers) > 1800
-
-
-def test_of_few_documents_the_end_of_the_text_is_held_out_after_a_line(folder: Path) -> None:
-    lines = [f"line {number:02}\n" for number in range(100)]
-    first, second = "".join(lines[:40]), "".join(lines[40:])
-    documents = find_documents(write(folder, first + END_OF_TEXT, second))
-    train, held_out = hold_out(documents, 0.25)
-    assert read(train) == [first, "".join(lines[40:75])]
-    assert read(held_out) == ["".join(lines[75:])]
-
-
-def test_line_ends_of_windows_are_not_parted(folder: Path) -> None:
-    documents = find_documents(write(folder, "a line\r\n" * 50))
-    train, held_out = hold_out(documents, 0.3)
-    assert set("".join(read(train)).split("\r\n")) == {"a line", ""}
-    assert set("".join(read(held_out)).split("\r\n")) == {"a line", ""}
-
-
-@pytest.mark.parametrize("fraction", [0.1, 0.11, 0.12, 0.13, 0.3])
-def test_a_text_without_lines_is_cut_between_two_characters(folder: Path, fraction: float) -> None:
-    (document,) = find_documents(write(folder, "🙃" * 100))
-    (train,), (held_out,) = hold_out([document], fraction)
-    assert "".join(read([train, held_out])) == "🙃" * 100
-    assert held_out.num_bytes == pytest.approx(400 * fraction, abs=4)
-
-
-def test_a_long_last_line_is_not_held_out_whole(folder: Path) -> None:
-    documents = find_documents(write(folder, "Title\n" + "a very long line " * 2000))
-    _, held_out = hold_out(documents, 0.05)
-    assert sum(d.num_bytes for d in held_out) < 0.2 * sum(d.num_bytes for d in documents)
-
-
-def test_nothing_is_held_out_if_nothing_is_asked_for(folder: Path) -> None:
-    documents = find_documents(write(folder, END_OF_TEXT.join("abc" * 10)))
-    assert hold_out(documents, 0) == (documents, [])
-
-
-def test_every_document_of_a_stream_follows_a_separator(folder: Path) -> None:
-    documents = find_documents(write(folder, f"a{END_OF_TEXT}{END_OF_TEXT}b", "c"))
-    assert "".join(stream(documents)) == f"{END_OF_TEXT}a{END_OF_TEXT}b{END_OF_TEXT}c"
+def test_a_long_document_arrives_in_pieces(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("x" * 3_000_000)
+    pieces = list(Corpus((tmp_path / "long.txt",)).pieces())
+    assert len(pieces) > 5
+    assert [piece.begins for piece in pieces] == [True] + [False] * (len(pieces) - 1)
 
 
 def test_line_ends_and_byte_order_marks_stay(folder: Path) -> None:
@@ -144,9 +125,10 @@ def test_a_corpus_without_text_is_refused(folder: Path, text: str) -> None:
         find_documents(paths)
 
 
-def test_a_missing_file_is_named(folder: Path) -> None:
+def test_a_missing_file_is_named_before_any_is_read(folder: Path) -> None:
+    (folder / "bad.txt").write_bytes(b"\xff")
     with pytest.raises(FileNotFoundError, match=r"no-such-file\.txt"):
-        find_documents([folder / "no-such-file.txt"])
+        find_documents([folder / "bad.txt", folder / "no-such-file.txt"])
 
 
 @pytest.mark.parametrize(

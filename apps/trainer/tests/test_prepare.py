@@ -1,20 +1,34 @@
-"""Prepared data: complete, checked when opened, made once."""
+"""Preparing: the same bytes in the end, whatever the files come in and whatever comes between."""
 
+import gzip
 import json
+import random
 import shutil
-from collections.abc import Callable
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
+from filelock import FileLock
 
 from scratch.bpe import Tokenizer
 from scratch.trainer import prepare as module
+from scratch.trainer.cli import main
 from scratch.trainer.commands import PrepareSettings
-from scratch.trainer.prepare import PreparedData, prepare
+from scratch.trainer.prepare import PreparedData, prepare, print_prepared
 
 EOT = "<|endoftext|>"
+PATIENCE_SECONDS = 60
+
+Start = Callable[[list[str]], BaseProcess]
 
 
 @pytest.fixture
@@ -29,37 +43,46 @@ def settings(corpus: Path, copy: Path) -> PrepareSettings:
     return PrepareSettings(files=(corpus,), out=copy, vocab_size=300, validation_fraction=0.1)
 
 
-def text_of(prepared: PreparedData, name: str) -> str:
-    return prepared.tokenizer.decode(getattr(prepared, name).tolist())
+@pytest.fixture
+def fresh(settings: PrepareSettings, tmp_path: Path) -> PrepareSettings:
+    """Return the same, to be made in a directory that is not there yet."""
+    return settings.model_copy(update={"out": tmp_path / "fresh"})
 
 
-def split_text(text: str) -> list[str]:
-    return text.split(EOT)[1:]
-
-
-def change_manifest(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    path = directory / "manifest.json"
-    manifest = json.loads(path.read_text())
-    change(manifest)
-    path.write_text(json.dumps(manifest))
+def split_text(prepared: PreparedData, name: str) -> list[str]:
+    text = prepared.tokenizer.decode(np.asarray(getattr(prepared, name)))
+    before, *documents = text.split(EOT)
+    assert before == "", "a document follows a separator"
+    return documents
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
 
 
-def snapshot(directory: Path) -> dict[str, tuple[int, bytes]]:
-    return {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in directory.iterdir()}
+def identity(path: Path) -> tuple[int, int, bytes]:
+    """Return what a file keeps when it moves, and does not when it is made again."""
+    return path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()
 
 
-def interrupt(*_: object) -> None:
+def snapshot(directory: Path) -> dict[str, tuple[int, int, bytes]]:
+    return {path.name: identity(path) for path in directory.iterdir()}
+
+
+def interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
+
+
+# --- what there is in the end
 
 
 def test_the_tokens_are_the_text_and_nothing_else(data: Path, documents: list[str]) -> None:
     prepared = PreparedData.open(data)
-    train = split_text(text_of(prepared, "train"))
-    validation = split_text(text_of(prepared, "validation"))
+    train, validation = split_text(prepared, "train"), split_text(prepared, "validation")
     assert sorted(train + validation) == sorted(documents)
     assert train == [document for document in documents if document in train]
     assert 0 < len(validation) < len(train)
@@ -69,19 +92,62 @@ def test_the_manifest_says_what_there_is(data: Path, corpus: Path) -> None:
     prepared = PreparedData.open(data)
     manifest = json.loads((data / "manifest.json").read_text())
     assert manifest == prepared.manifest
+    assert manifest["version"] == 2
     assert manifest["vocab_size"] == prepared.tokenizer.vocab_size == 300
+    assert manifest["dtype"] == prepared.train.dtype.name == "uint16"
     for name in ("train", "validation"):
-        texts = split_text(text_of(prepared, name))
-        assert manifest["splits"][name] == {
-            "file": f"{name}.npy",
-            "tokens": len(getattr(prepared, name)),
-            "documents": len(texts),
-            "bytes": len("".join(texts).encode()),
-        }
+        texts, tokens = split_text(prepared, name), getattr(prepared, name)
+        split = manifest["splits"][name]
+        assert split["documents"] == len(texts)
+        assert split["bytes"] == len("".join(texts).encode())
+        assert split["tokens"] == len(tokens)
+        (shard,) = split["shards"]
+        size = (data / f"{name}-00000.npy").stat().st_size
+        assert {**shard, "sha256": ""} == {
+            "file": f"{name}-00000.npy", "tokens": len(tokens), "bytes": size, "sha256": "",
+        }  # fmt: skip
+    prepared.verify()
     assert manifest["origin"]["files"][0]["bytes"] == corpus.stat().st_size
-    assert {path.name for path in data.iterdir()} == {
-        "manifest.json", "tokenizer.json", "train.npy", "validation.npy",
+    assert set(contents(data)) == {
+        "manifest.json", "tokenizer.json", "train-00000.npy", "validation-00000.npy",
     }  # fmt: skip
+
+
+def test_text_in_all_kinds_of_files_is_the_same_data(
+    fresh: PrepareSettings, corpus: Path, data: Path, documents: list[str], tmp_path: Path
+) -> None:
+    text = corpus.read_bytes()
+    lines = "".join(json.dumps({"a": {"b": text}}) + "\n" for text in documents).encode()
+    files = {
+        "tales.txt.gz": gzip.compress(text),
+        "tales.zst": zstandard.compress(text),
+        "tales.jsonl": lines,
+        "tales.jsonl.gz": gzip.compress(lines),
+    }
+    for name, content in files.items():
+        path, out = tmp_path / name, tmp_path / f"data of {name}"
+        path.write_bytes(content)
+        changes = {"files": (path,), "out": out, "json_field": "a.b"}
+        prepare(fresh.model_copy(update=changes))
+        made, expected = contents(out), contents(data)
+        del made["manifest.json"], expected["manifest.json"]  # which names the files
+        assert made == expected, name
+    mixed = [tmp_path / "a.txt", tmp_path / "b.jsonl.zst"]
+    mixed[0].write_bytes(EOT.join(documents[:9]).encode())
+    rest = "".join(json.dumps({"text": text}) + "\n" for text in documents[9:])
+    mixed[1].write_bytes(zstandard.compress(rest.encode()))
+    prepared = prepare(fresh.model_copy(update={"files": tuple(mixed)}))
+    np.testing.assert_array_equal(prepared.train, PreparedData.open(data).train)
+
+
+def test_the_number_of_workers_changes_nothing(fresh: PrepareSettings, tmp_path: Path) -> None:
+    made: list[dict[str, bytes]] = []
+    for workers in (1, 3):
+        changes = {"workers": workers, "shard_bytes": 900, "out": tmp_path / str(workers)}
+        prepare(fresh.model_copy(update=changes))
+        made.append(contents(tmp_path / str(workers)))
+    assert made[0] == made[1]
+    assert len(made[0]) > 8
 
 
 def test_the_vocabulary_is_learned_from_the_training_text_only(tmp_path: Path) -> None:
@@ -96,8 +162,8 @@ def test_the_vocabulary_is_learned_from_the_training_text_only(tmp_path: Path) -
         )
     )
     assert not any(b"qq" in token for token in prepared.tokenizer.vocabulary.tokens.values())
-    assert text_of(prepared, "validation") == EOT + "qqqq " * 900
-    assert text_of(prepared, "train") == EOT + "aaaa bbbb " * 30
+    assert split_text(prepared, "validation") == ["qqqq " * 900]
+    assert split_text(prepared, "train") == ["aaaa bbbb " * 30]
 
 
 def test_line_ends_stay_as_they_are(tmp_path: Path) -> None:
@@ -105,7 +171,7 @@ def test_line_ends_stay_as_they_are(tmp_path: Path) -> None:
     prepared = prepare(
         PrepareSettings(files=(tmp_path / "dos.txt",), out=tmp_path / "data", vocab_size=260)
     )
-    text = split_text(text_of(prepared, "train")) + split_text(text_of(prepared, "validation"))
+    text = split_text(prepared, "train") + split_text(prepared, "validation")
     assert "".join(text) == "one\r\ntwo\r\n\rthree\n" * 20
 
 
@@ -116,28 +182,38 @@ def test_all_files_are_used_in_order(tmp_path: Path) -> None:
     prepared = prepare(
         PrepareSettings(files=files, out=tmp_path / "data", vocab_size=257, validation_fraction=0)
     )
-    assert split_text(text_of(prepared, "train")) == [f"text of {path.name}" for path in files]
+    assert split_text(prepared, "train") == [f"text of {path.name}" for path in files]
     assert prepared.validation is None
     assert list(prepared.manifest["splits"]) == ["train"]
 
 
-def test_a_given_tokenizer_is_used_as_it_is(
-    settings: PrepareSettings, data: Path, tmp_path: Path
-) -> None:
+def test_a_given_tokenizer_is_used_as_it_is(fresh: PrepareSettings, data: Path) -> None:
     tokenizer = data / "tokenizer.json"
-    changes = {"tokenizer": tokenizer, "out": tmp_path / "other"}
-    prepared = prepare(settings.model_copy(update=changes))
+    prepared = prepare(fresh.model_copy(update={"tokenizer": tokenizer}))
     assert prepared.tokenizer.vocabulary == Tokenizer.load(tokenizer).vocabulary
     np.testing.assert_array_equal(prepared.train, PreparedData.open(data).train)
 
 
-def test_a_tokenizer_without_the_separator_is_refused(corpus: Path, tmp_path: Path) -> None:
-    Tokenizer({byte: bytes([byte]) for byte in range(256)}, []).save(tmp_path / "bytes.json")
-    settings = PrepareSettings(
-        files=(corpus,), out=tmp_path / "data", tokenizer=tmp_path / "bytes.json"
-    )
-    with pytest.raises(ValueError, match=r"bytes\.json must have the special token <\|endoftext"):
-        prepare(settings)
+def test_the_command_tells_how_much_there_is(
+    settings: PrepareSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_prepared(settings)
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{settings.out}: a vocabulary of 300 tokens\ntrain ")
+    assert " bytes per token" in shown
+    print_prepared(settings.model_copy(update={"json_output": True}))
+    answer = json.loads(capsys.readouterr().out)
+    split = PreparedData.open(settings.out).manifest["splits"]["validation"]
+    assert (answer["out"], answer["vocab_size"]) == (str(settings.out), 300)
+    assert answer["validation"] == {
+        "documents": split["documents"],
+        "bytes": split["bytes"],
+        "tokens": split["tokens"],
+        "bytes_per_token": split["bytes"] / split["tokens"],
+    }
+
+
+# --- done again, or of something else
 
 
 def test_preparing_again_does_nothing(
@@ -160,128 +236,310 @@ def test_the_same_text_elsewhere_is_the_same_data(
     assert snapshot(settings.out) == before
 
 
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "begun"])
 @pytest.mark.parametrize(
-    "changes",
-    [{"vocab_size": 301}, {"validation_fraction": 0.2}, {"files": "twice"}, {"validation": "same"}],
-    ids=lambda changes: next(iter(changes)),
+    ("changes", "message"),
+    [
+        ({"vocab_size": 301}, "vocab_size was 300, is 301"),
+        ({"validation_fraction": 0.2}, r"validation_fraction was 0\.1, is 0\.2"),
+        ({"shard_bytes": 999}, "shard_bytes was 67108864, is 999"),
+        ({"files": "twice"}, r"files were tales\.txt, are tales\.txt, tales\.txt"),
+        ({"files": "changed"}, r"tales\.txt has changed"),
+        ({"validation": "same"}, r"validation was none, is tales\.txt"),
+        ({"tokenizer": "given"}, r"tokenizer was None, is tokenizer\.json"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else str(value),
 )
-def test_other_settings_do_not_overwrite_data(
-    settings: PrepareSettings, corpus: Path, changes: dict[str, Any]
+def test_data_of_something_else_is_left_alone(
+    settings: PrepareSettings,
+    corpus: Path,
+    data: Path,
+    finished: bool,
+    changes: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    other = {
-        key: {"twice": (corpus, corpus), "same": (corpus,)}.get(value, value)
-        for key, value in changes.items()
-    }
-    before = snapshot(settings.out)
-    with pytest.raises(ValueError, match="holds data of other files or settings already"):
-        prepare(settings.model_copy(update=other))
-    assert snapshot(settings.out) == before
-
-
-def test_changed_text_does_not_overwrite_data(settings: PrepareSettings, tmp_path: Path) -> None:
-    changed = tmp_path / settings.files[0].name
-    changed.write_bytes(settings.files[0].read_bytes().replace(b"cat", b"cow", 1))
-    with pytest.raises(ValueError, match="holds data of other files or settings already"):
-        prepare(settings.model_copy(update={"files": (changed,)}))
-
-
-@pytest.mark.parametrize("next_part", ["_encode", "atomic_write"])
-def test_interrupted_work_is_done_again(
-    next_part: str, settings: PrepareSettings, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.rmtree(settings.out)
-    with monkeypatch.context() as patch:
-        patch.setattr(module, next_part, interrupt)
-        with pytest.raises(KeyboardInterrupt):
+    if not finished:
+        shutil.rmtree(settings.out)
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(module, "_make", interrupt)
             prepare(settings)
-    assert (settings.out / "tokenizer.json").exists()
-    assert (settings.out / "validation.npy").exists() is (next_part == "atomic_write")
-    with pytest.raises(ValueError, match=r"must hold prepared data, got no manifest\.json in it"):
-        PreparedData.open(settings.out)
+    changed = tmp_path / corpus.name
+    changed.write_bytes(corpus.read_bytes().replace(b"cat", b"cow", 1))
+    values = {
+        "twice": (corpus, corpus),
+        "same": (corpus,),
+        "changed": (changed,),
+        "given": data / "tokenizer.json",
+    }
+    other = {key: values.get(value, value) for key, value in changes.items()}
+    before = contents(settings.out)
+    with pytest.raises(ValueError, match=f"holds data of other files or settings .*: {message}; "):
+        prepare(settings.model_copy(update=other))
+    assert contents(settings.out) == before
 
-    prepare(settings)
-    assert contents(settings.out) == contents(data)
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "train-00000.npy", "validation.npy"])
+def test_files_of_somebody_else_are_not_overwritten(fresh: PrepareSettings, name: str) -> None:
+    fresh.out.mkdir()
+    (fresh.out / name).write_text("precious")
+    (fresh.out / "notes.md").write_text("which is in nobody's way")
+    with pytest.raises(ValueError, match=f"with the names of the data, got {name} without a mani"):
+        prepare(fresh)
+    assert set(contents(fresh.out)) == {name, "notes.md"}
+    (fresh.out / name).unlink()
+    prepare(fresh)
+    assert (fresh.out / "notes.md").exists()
 
 
-def test_what_was_never_prepared_is_refused_with_advice(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"make it with: trainer prepare FILE\.\.\. --out .*none"):
-        PreparedData.open(tmp_path / "none")
+# --- what is wrong with the input
 
 
-def test_a_text_that_is_too_short_to_train_on_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "short.txt").write_text("x")
+def test_a_tokenizer_without_the_separator_is_refused(
+    fresh: PrepareSettings, tmp_path: Path
+) -> None:
+    Tokenizer({byte: bytes([byte]) for byte in range(256)}, []).save(tmp_path / "bytes.json")
+    with pytest.raises(ValueError, match=r"bytes\.json must have the special token <\|endoftext"):
+        prepare(fresh.model_copy(update={"tokenizer": tmp_path / "bytes.json"}))
+    assert not fresh.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("short.txt", b"x", "got nothing left to train on; give more text"),
+        ("empty.txt", b"", r"files must hold some text, got none in .*empty\.txt"),
+        ("bad.txt", b"good\n" * 99 + b"\xff", r"bad\.txt must be UTF-8, .* at byte offset 495"),
+        ("cut.gz", gzip.compress(b"good\n" * 99)[:-9], r"cut\.gz must be a whole gzip file"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": 1}\n', r"a\.jsonl, line 2 must have a text at"),
+    ],
+    ids=["short", "empty", "not UTF-8", "cut", "no text"],
+)
+def test_text_that_is_of_no_use_is_refused_and_leaves_nothing(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
     settings = PrepareSettings(
-        files=(tmp_path / "short.txt",), out=tmp_path / "data", validation_fraction=0.5
+        files=(tmp_path / name,), out=tmp_path / "data", validation_fraction=0.5
     )
-    with pytest.raises(ValueError, match="got nothing left to train on"):
+    with pytest.raises(ValueError, match=message):
         prepare(settings)
     assert not settings.out.exists()
 
 
-def test_an_error_in_the_text_leaves_no_manifest(tmp_path: Path) -> None:
+def test_what_was_there_before_bad_text_came_stays(fresh: PrepareSettings, tmp_path: Path) -> None:
+    fresh.out.mkdir()
     (tmp_path / "bad.txt").write_bytes(b"good\n" * 99 + b"\xff")
-    settings = PrepareSettings(files=(tmp_path / "bad.txt",), out=tmp_path / "data")
-    with pytest.raises(ValueError, match=r"bad\.txt must be UTF-8, .* at byte offset 495"):
-        prepare(settings)
-    assert not (settings.out / "manifest.json").exists()
+    with pytest.raises(ValueError, match="must be UTF-8"):
+        prepare(fresh.model_copy(update={"files": (tmp_path / "bad.txt",)}))
+    assert list(fresh.out.iterdir()) == []
 
 
-def test_another_tokenizer_is_noticed(copy: Path) -> None:
-    path = copy / "tokenizer.json"
-    path.write_bytes(path.read_bytes() + b"\n")
-    with pytest.raises(ValueError, match=r"tokenizer\.json must be the tokenizer that made"):
-        PreparedData.open(copy)
+def test_a_file_in_place_of_the_directory_is_refused(fresh: PrepareSettings) -> None:
+    fresh.out.write_text("precious")
+    with pytest.raises(ValueError, match=r"out must be a directory, got the file .*fresh"):
+        prepare(fresh)
+    with pytest.raises(OSError, match="fresh"):
+        prepare(fresh.model_copy(update={"out": fresh.out / "below"}))
+    assert fresh.out.read_text() == "precious"
 
 
-@pytest.mark.parametrize("name", ["train", "validation"])
-def test_a_cut_token_file_is_noticed(copy: Path, name: str) -> None:
-    path = copy / f"{name}.npy"
-    path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(ValueError, match=rf"{name}\.npy must be a complete \.npy file"):
-        PreparedData.open(copy)
+# --- interrupted, killed, out of room
 
 
-def test_a_token_file_of_another_length_is_noticed(copy: Path) -> None:
-    path = copy / "validation.npy"
-    tokens = np.load(path)
-    np.save(path, tokens[:-1])
-    message = rf"must hold the {len(tokens)} tokens of validation, got {len(tokens) - 1}"
-    with pytest.raises(ValueError, match=message):
-        PreparedData.open(copy)
-
-
-@pytest.mark.parametrize("name", ["tokenizer.json", "train.npy"])
-def test_a_missing_file_is_named(copy: Path, name: str) -> None:
-    (copy / name).unlink()
-    with pytest.raises(FileNotFoundError, match=name):
-        PreparedData.open(copy)
-
-
-@pytest.mark.parametrize("content", ["", "{", "\xff"])
-def test_a_manifest_that_is_not_json_is_refused(copy: Path, content: str) -> None:
-    (copy / "manifest.json").write_text(content, encoding="latin-1")
-    with pytest.raises(ValueError, match=r"manifest\.json must be a JSON file"):
-        PreparedData.open(copy)
-
-
-@pytest.mark.parametrize("change", [{"format": "other"}, {"version": 2}], ids=str)
-def test_a_manifest_of_another_kind_is_refused(copy: Path, change: dict[str, object]) -> None:
-    change_manifest(copy, lambda manifest: manifest.update(change))
-    with pytest.raises(ValueError, match="must be the manifest of prepared data, version 1"):
-        PreparedData.open(copy)
-
-
-@pytest.mark.parametrize("content", ["[]", '{"format": "scratch-data", "version": 1}'])
-def test_an_incomplete_manifest_is_refused(copy: Path, content: str) -> None:
-    (copy / "manifest.json").write_text(content)
-    with pytest.raises(ValueError, match=r"manifest\.json"):
-        PreparedData.open(copy)
+def test_an_interrupted_preparation_keeps_what_is_finished(
+    fresh: PrepareSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = fresh.model_copy(update={"shard_bytes": 900})
+    expected = prepare(fresh.model_copy(update={"out": tmp_path / "expected"}))
+    kept: dict[str, tuple[int, int, bytes]] = {}
+    steps: list[tuple[object, str, list[str]]] = [
+        (module, "_make", []),
+        (module, "_make_tokenizer", []),
+        (Tokenizer, "encode_files", ["tokenizer.json"]),
+        (module, "_publish", ["tokenizer.json", "train/shard-00003.npy"]),
+        (module, "sync_directory", []),  # when some have moved
+    ]
+    for owner, name, finished in steps:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                prepare(fresh)
+        assert not (fresh.out / "manifest.json").exists()
+        for file in finished:
+            made = identity(fresh.out / "unfinished" / file)
+            assert kept.setdefault(file, made) == made, "it was made again"
+    prepare(fresh)
+    assert contents(fresh.out) == contents(tmp_path / "expected")
+    assert identity(fresh.out / "tokenizer.json") == kept["tokenizer.json"]
+    assert identity(fresh.out / "train-00003.npy") == kept["train/shard-00003.npy"]
+    assert expected.manifest == json.loads((fresh.out / "manifest.json").read_text())
 
 
 def test_what_a_killed_process_left_behind_is_cleared_away(
     settings: PrepareSettings, data: Path
 ) -> None:
-    (settings.out / "manifest.json").unlink()
-    (settings.out / ".train.npy.0123abcd.tmp").write_bytes(b"half of it")
+    work = settings.out / "unfinished"
+    shutil.rmtree(settings.out)
+    work.mkdir(parents=True)
+    (work / ".train.txt.0123abcd.tmp").write_bytes(b"half of it")
+    (work / "validation.txt").write_bytes(b"of another moment")
     prepare(settings)
     assert contents(settings.out) == contents(data)
+    (work / "train").mkdir(parents=True)  # as if it had been killed at the very end
+    (work / "plan.json").write_text("{}")
+    prepare(settings)
+    assert contents(settings.out) == contents(data)
+    assert not work.exists()
+
+
+def test_a_damaged_plan_is_refused_with_advice(fresh: PrepareSettings) -> None:
+    (fresh.out / "unfinished").mkdir(parents=True)
+    (fresh.out / "unfinished" / "plan.json").write_text('{"ori')
+    with pytest.raises(ValueError, match=r"plan\.json must be a JSON .*unfinished and begin again"):
+        prepare(fresh)
+
+
+def test_two_at_a_time_are_kept_apart(
+    fresh: PrepareSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOCK_SECONDS", 0.0)
+    (fresh.out / "unfinished").mkdir(parents=True)
+    lock = FileLock(fresh.out / "unfinished" / ".lock")
+    with lock, pytest.raises(ValueError, match="fresh is being prepared by another process"):
+        prepare(fresh)
+    prepare(fresh)
+
+
+def test_a_worker_that_dies_is_told_with_advice(
+    fresh: PrepareSettings, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise BrokenProcessPool("terminated abruptly")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tokenizer, "encode_files", die)
+        with pytest.raises(OSError, match=r"a worker process ended .* with fewer --workers"):
+            prepare(fresh)
+    prepare(fresh)
+    assert contents(fresh.out) == contents(data)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    resource = pytest.importorskip("resource", reason="there are no such limits on Windows")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("room", ["text", "tokens"])
+def test_a_full_disk_is_told_and_the_same_command_goes_on(
+    fresh: PrepareSettings, tmp_path: Path, room: str, workers: int
+) -> None:
+    # A vocabulary of bytes: the tokens take twice the room of the text.
+    fresh = fresh.model_copy(
+        update={"vocab_size": 257, "validation_fraction": 0.0, "workers": workers}
+    )
+    expected = prepare(fresh.model_copy(update={"out": tmp_path / "expected"}))
+    size_bytes = expected.manifest["splits"]["train"]["bytes"]
+    limit = size_bytes // 2 if room == "text" else size_bytes + size_bytes // 2
+    with files_of_at_most(limit), pytest.raises(OSError, match="make room, and the same") as error:
+        prepare(fresh)
+    assert "fresh" in str(error.value.filename)
+    assert fresh.out.exists() is (room == "tokens")
+    prepare(fresh)
+    assert contents(fresh.out) == contents(tmp_path / "expected")
+
+
+@pytest.fixture(scope="module")
+def long_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return 400 documents of about 2 kB."""
+    chance = random.Random(3)
+    words = ["".join(chance.choices("abcdefgh", k=chance.randint(1, 7))) for _ in range(2000)]
+    path = tmp_path_factory.mktemp("long") / "long.txt"
+    path.write_text(EOT.join(" ".join(chance.choices(words, k=400)) for _ in range(400)))
+    return path
+
+
+def command(corpus: Path, out: Path, *, workers: int) -> list[str]:
+    return [
+        "prepare", str(corpus), "--out", str(out), "--vocab-size", "600",
+        "--shard-bytes", "8000", "--workers", str(workers),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(long_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return the files of a preparation that nobody killed."""
+    out = tmp_path_factory.mktemp("undisturbed") / "data"
+    assert main(command(long_corpus, out, workers=1)) == 0
+    return contents(out)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Return a starter of the command in processes of their own, forks of this one."""
+    if "fork" not in get_all_start_methods():
+        pytest.skip("there are no forks on Windows")
+    started: list[BaseProcess] = []
+
+    def start(arguments: list[str]) -> BaseProcess:
+        started.append(get_context("fork").Process(target=main, args=(arguments,)))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+
+
+def test_a_killed_preparation_goes_on_where_it_was(
+    start: Start, long_corpus: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    out = tmp_path / "data"
+    shards = out / "unfinished" / "train"
+    process = start(command(long_corpus, out, workers=1))
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (shards / "shard-00004.npy").exists() and process.is_alive():
+        assert time.monotonic() < deadline, "nothing happened"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (out / "manifest.json").exists()
+    finished = {name: made for name, made in snapshot(shards).items() if name.startswith("shard")}
+    assert len(finished) >= 5
+    assert main(command(long_corpus, out, workers=2)) == 0
+    assert contents(out) == undisturbed
+    in_the_end = snapshot(out)
+    for name, made in finished.items():
+        assert in_the_end[name.replace("shard", "train")] == made, "it was made again"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_a_preparation_killed_again_and_again_ends_the_same(
+    seed: int,
+    start: Start,
+    long_corpus: Path,
+    tmp_path: Path,
+    undisturbed: dict[str, bytes],
+) -> None:
+    chance = random.Random(seed)
+    out = tmp_path / "data"
+    killed = 0
+    for _ in range(8):
+        process = start(command(long_corpus, out, workers=chance.choice([1, 2])))
+        time.sleep(chance.uniform(0.02, 0.6))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+    assert killed, "nothing was killed"
+    assert main(command(long_corpus, out, workers=2)) == 0
+    assert contents(out) == undisturbed

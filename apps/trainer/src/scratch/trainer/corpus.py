@@ -1,124 +1,129 @@
-"""Documents: where they lie in the files, and which of them are held out.
+"""Documents: what the texts of all kinds of files come down to.
 
-Files are never loaded as a whole. A document is a span of bytes between two separators.
+A document ends at an `<|endoftext|>`, at the end of its file, and in a `.jsonl` file at the end of
+its line. Files are read from the beginning to the end, compressed or not, and never held as a
+whole: a document arrives in pieces.
 """
 
-import hashlib
-import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from scratch.bpe import read_text
+from scratch.bpe import read_blocks
+
+from .json_lines import is_json_lines, read_json_lines
 
 END_OF_TEXT = "<|endoftext|>"
 
-# A cut moves back to a line end by no more than this, and than the text that is held out.
-_LINE_SEARCH_BYTES = 2**16
-
-# Below this, holding out whole documents would be too coarse: the end of the text is held out.
-_FEW_DOCUMENTS = 20
+_SEPARATOR = END_OF_TEXT.encode()
 
 
-@dataclass(frozen=True, slots=True)
+class Piece(NamedTuple):
+    """Some of the text of a document, never none.
+
+    Attributes:
+        begins: whether it is the first piece of its document.
+        data: the text in UTF-8; only all pieces together need to be whole characters.
+    """
+
+    begins: bool
+    data: bytes
+
+
+@dataclass(frozen=True)
 class Document:
-    """Bytes `start .. stop - 1` of a UTF-8 file."""
+    """The text of one document, in UTF-8."""
 
-    path: Path
-    start: int
-    stop: int
+    data: bytes
 
     @property
     def num_bytes(self) -> int:
-        return self.stop - self.start
+        return len(self.data)
 
     def read(self) -> Iterator[str]:
-        """Yield the text in blocks. Raises `ValueError` naming file and byte if it is not UTF-8."""
-        return read_text(self.path, start_byte=self.start, stop_byte=self.stop)
+        yield self.data.decode()
 
 
-def find_documents(paths: Sequence[Path]) -> list[Document]:
-    """Return the documents of the files, in order; empty ones are left out.
+@dataclass(frozen=True)
+class Corpus:
+    """The documents of some files, in order; empty ones are left out.
+
+    Each loop over it reads the files again, and holds one document at a time.
+
+    Attributes:
+        paths: plain text, or text compressed with gzip or zstd; `.jsonl` files hold JSON lines.
+        json_field: where the text is in a line of a `.jsonl` file.
+    """
+
+    paths: tuple[Path, ...]
+    json_field: str = "text"
+
+    def __iter__(self) -> Iterator[Document]:
+        """Yield each document as a whole. Raises as `pieces`."""
+        parts: list[bytes] = []
+        for piece in self.pieces():
+            if piece.begins and parts:
+                yield Document(b"".join(parts))
+                parts.clear()
+            parts.append(piece.data)
+        if parts:
+            yield Document(b"".join(parts))
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the documents piece by piece.
+
+        Raises:
+            ValueError: if a file is not UTF-8, or a line is not JSON with a text in it, naming the
+                place.
+            OSError: if a file cannot be read.
+        """
+        for path in self.paths:
+            if is_json_lines(path):
+                for text in read_json_lines(path, self.json_field):
+                    yield from split_at_separators([text])
+            else:
+                yield from split_at_separators(read_blocks(path))
+
+
+def find_documents(paths: Sequence[Path], *, json_field: str = "text") -> Corpus:
+    """Return the documents of the files.
 
     Raises:
         ValueError: if there is no file, or no text in them.
         OSError: if a file cannot be read.
     """
-    if not paths:
+    corpus = Corpus(tuple(paths), json_field)
+    if not corpus.paths:
         raise ValueError("files must name at least one text file, got none")
-    documents = [document for path in paths for document in _documents_of(path)]
-    if not documents:
+    for path in corpus.paths:
+        path.stat()  # a file that is not there is told before the others are read
+    if next(corpus.pieces(), None) is None:
         raise ValueError(f"files must hold some text, got none in {', '.join(map(str, paths))}")
-    return documents
+    return corpus
 
 
-def hold_out(
-    documents: Sequence[Document], fraction: float
-) -> tuple[list[Document], list[Document]]:
-    """Return `(training documents, held-out documents)`.
-
-    Of many documents, about `fraction` are chosen by a hash of their number. Of few, the end of the
-    text is held out, cut after a line where there is one.
-    """
-    if fraction == 0:
-        return list(documents), []
-    if len(documents) >= _FEW_DOCUMENTS:
-        chosen = [_share(number) < fraction for number in range(len(documents))]
-        if any(chosen) and not all(chosen):
-            pairs = list(zip(documents, chosen, strict=True))
-            return [d for d, out in pairs if not out], [d for d, out in pairs if out]
-    keep_bytes = round(sum(d.num_bytes for d in documents) * (1 - fraction))
-    train: list[Document] = []
-    held_out: list[Document] = []
-    for document in documents:
-        cut = document.start + min(document.num_bytes, max(0, keep_bytes))
-        if document.start < cut < document.stop:
-            cut = _line_end_before(document, cut)
-        keep_bytes -= document.num_bytes
-        train.append(Document(document.path, document.start, cut))
-        held_out.append(Document(document.path, cut, document.stop))
-    return [d for d in train if d.num_bytes], [d for d in held_out if d.num_bytes]
+def split_at_separators(blocks: Iterable[bytes]) -> Iterator[Piece]:
+    """Yield the documents of one text, which arrives in blocks that end anywhere."""
+    begins, held = True, b""
+    for block in blocks:
+        *ended, rest = (held + block).split(_SEPARATOR)
+        for data in ended:
+            if data:
+                yield Piece(begins, data)
+            begins = True
+        cut = len(rest) - _begun_bytes(rest)
+        held = rest[cut:]
+        if cut:
+            yield Piece(begins, rest[:cut])
+            begins = False
+    if held:
+        yield Piece(begins, held)
 
 
-def stream(documents: Iterable[Document]) -> Iterator[str]:
-    """Yield the text of all documents in blocks, each document after an `<|endoftext|>`."""
-    for document in documents:
-        yield END_OF_TEXT
-        yield from document.read()
-
-
-def _documents_of(path: Path) -> Iterator[Document]:
-    separator = END_OF_TEXT.encode()
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        if not size:
-            return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            start = 0
-            while (stop := content.find(separator, start)) >= 0:
-                if stop > start:
-                    yield Document(path, start, stop)
-                start = stop + len(separator)
-            if start < size:
-                yield Document(path, start, size)
-
-
-def _share(number: int) -> float:
-    """Return a number in [0, 1) that looks drawn, always the same for one `number`."""
-    digest = hashlib.blake2b(str(number).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
-
-
-def _line_end_before(document: Document, cut: int) -> int:
-    """Return an index a little before `cut` after a line end, or at least before a character."""
-    search_bytes = max(4, min(_LINE_SEARCH_BYTES, document.stop - cut))  # 4: one character
-    start = max(document.start, cut - search_bytes)
-    with document.path.open("rb") as file:
-        file.seek(start)
-        before = file.read(cut - start + 1)
-    line_end = before.rfind(b"\n", 0, cut - start)
-    if line_end >= 0:
-        return start + line_end + 1
-    while cut > start and before[cut - start] & 0xC0 == 0x80:
-        cut -= 1
-    return cut
+def _begun_bytes(text: bytes) -> int:
+    """Return how many of the last bytes may be the beginning of a separator."""
+    for size in range(min(len(_SEPARATOR) - 1, len(text)), 0, -1):
+        if text.endswith(_SEPARATOR[:size]):
+            return size
+    return 0

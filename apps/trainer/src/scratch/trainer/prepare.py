@@ -1,200 +1,284 @@
-"""Raw text to data: a tokenizer, token files and a manifest that says what they are.
+"""Raw text to data: a tokenizer, shards of token ids and a manifest that says what they are.
 
-The manifest is written last. A directory without one is unfinished, and is simply done again.
+What is there in the end is told in `prepared`. Until then all is made in a folder of its own, each
+part of it under its name only when it is complete:
+
+    unfinished/train.txt, validation.txt    the text, split
+    unfinished/plan.json         what it was made from and how much it is: others must not go on
+    unfinished/tokenizer.json
+    unfinished/train/, validation/          shards, as `Tokenizer.encode_files` makes them
+    unfinished/moves.json, manifest.json    from here on, files only move to where they belong
+
+So whoever starts again after a kill finds what is finished, and makes what is missing; the bytes
+in the end are those of a preparation that nothing disturbed. While it is made, the text is there
+twice.
 """
 
-import hashlib
+import errno
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+import shutil
+from collections.abc import Generator
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any
 
-from scratch.bpe import Tokenizer, train_bpe, train_bpe_from_iterator
-from scratch.train import Tokens, atomic_write, open_tokens, write_tokens
+from filelock import FileLock, Timeout
+
+from scratch.bpe import Tokenizer, train_bpe
+from scratch.train import atomic_write, sync_directory, token_dtype
 
 from .commands import PrepareSettings
-from .corpus import END_OF_TEXT, Document, find_documents, hold_out, stream
+from .corpus import END_OF_TEXT, Corpus, find_documents
 from .display import say
+from .hold_out import Progress, write_texts
+from .origin import check_same, describe_origin
+from .prepared import (
+    FORMAT,
+    MANIFEST,
+    TOKENIZER,
+    UNFINISHED,
+    VERSION,
+    PreparedData,
+    read_manifest,
+    sha256,
+)
+from .work_progress import WorkProgress
 
-_FORMAT, _VERSION = "scratch-data", 1
-_BLOCK_TOKENS = 2**16
+__all__ = ["PreparedData", "prepare", "print_prepared"]
 
-
-@dataclass(frozen=True)
-class PreparedData:
-    """What `trainer prepare` wrote.
-
-    Attributes:
-        manifest: its `manifest.json`.
-        tokenizer: of the ids.
-        train, validation: token ids, memory-mapped; `validation` may be None.
-    """
-
-    manifest: dict[str, Any]
-    tokenizer: Tokenizer
-    train: Tokens
-    validation: Tokens | None
-
-    @classmethod
-    def open(cls, directory: Path) -> Self:
-        """Open prepared data, checking that its files belong together.
-
-        Raises:
-            ValueError: if something is missing or does not fit.
-        """
-        manifest_path = directory / "manifest.json"
-        if not manifest_path.is_file():
-            raise ValueError(
-                f"{directory} must hold prepared data, got no manifest.json in it; "
-                f"make it with: trainer prepare FILE... --out {directory}"
-            )
-        manifest = _read_manifest(manifest_path)
-        tokenizer_path = directory / "tokenizer.json"
-        if _sha256(tokenizer_path) != manifest["tokenizer_sha256"]:
-            raise ValueError(f"{tokenizer_path} must be the tokenizer that made the token files")
-        splits = {name: _open_split(directory, name, entry) for name, entry in _splits(manifest)}
-        return cls(
-            manifest, Tokenizer.load(tokenizer_path), splits["train"], splits.get("validation")
-        )
+_SPLITS = ("train", "validation")
+_PLAN, _MOVES = "plan.json", "moves.json"
+# The workers of a process that was killed keep its lock for the moment that they live on.
+_LOCK_SECONDS = 5.0
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def prepare(settings: PrepareSettings) -> PreparedData:
-    """Make the data directory `settings.out`, unless it holds the very same data already.
+    """Make the data directory `settings.out`, or what is missing of it.
 
     Raises:
-        ValueError: if the corpus is empty, a file is not UTF-8, the vocabulary size is too small,
-            or the directory holds other data.
+        ValueError: if the corpus is empty, a file cannot be understood, the vocabulary size is too
+            small, or the directory holds other data.
         OSError: if a file cannot be read or written.
     """
-    documents = find_documents(settings.files)
+    corpus = find_documents(settings.files, json_field=settings.json_field)
+    held_out = None
     if settings.validation:
-        train, validation = documents, find_documents(settings.validation)
-    else:
-        train, validation = hold_out(documents, settings.validation_fraction)
-    if not train:
-        raise ValueError("files must hold more text than is held out, got nothing left to train on")
-
+        held_out = find_documents(settings.validation, json_field=settings.json_field)
+    if settings.tokenizer is not None:
+        _load_tokenizer(settings.tokenizer)  # one that does not fit is told before the work begins
     out = settings.out
-    origin = _origin(settings)
-    manifest_path = out / "manifest.json"
-    if manifest_path.exists():
-        if _read_manifest(manifest_path)["origin"] != origin:
-            raise ValueError(
-                f"{out} holds data of other files or settings already; "
-                "choose another --out, or remove it"
-            )
-        say(f"{out} is prepared already")
-        return PreparedData.open(out)
-
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("tokenizer.json", "train.npy", "validation.npy", "manifest.json"):
-        for unfinished in out.glob(f".{name}.*.tmp"):  # of a process that was killed
-            unfinished.unlink()
-    tokenizer = _tokenizer(settings, train)
-    tokenizer.save(out / "tokenizer.json")
-    splits: dict[str, dict[str, Any]] = {}
-    for name, chosen in (("train", train), ("validation", validation)):
-        if not chosen:
-            continue
-        file = f"{name}.npy"
-        tokens = write_tokens(
-            out / file, _encode(tokenizer, chosen), vocab_size=tokenizer.vocab_size
-        )
-        num_bytes = sum(document.num_bytes for document in chosen)
-        splits[name] = {
-            "file": file,
-            "tokens": tokens,
-            "documents": len(chosen),
-            "bytes": num_bytes,
-        }
-        say(f"{name}: {len(chosen):,} documents, {num_bytes:,} bytes, {tokens:,} tokens")
-    manifest = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "vocab_size": tokenizer.vocab_size,
-        "tokenizer_sha256": _sha256(out / "tokenizer.json"),
-        "splits": splits,
-        "origin": origin,
-    }
-    with atomic_write(manifest_path) as file:
-        file.write(json.dumps(manifest, indent=2).encode())
+    with WorkProgress() as progress, _explained(out):
+        origin = describe_origin(settings, progress=progress)
+        if _is_prepared(out, origin):
+            say(f"{out} is prepared already")
+            shutil.rmtree(out / UNFINISHED, ignore_errors=True)  # if it was killed at the very end
+            return PreparedData.open(out)
+        with _work_folder(out) as work:
+            if not _is_prepared(out, origin):  # by another process, until now
+                _begin(out, work, settings, corpus, held_out, origin, progress)
+                if not (work / MANIFEST).exists():
+                    _make(work, settings, progress)
+                _publish(work, out)
     return PreparedData.open(out)
 
 
-def _tokenizer(settings: PrepareSettings, documents: Sequence[Document]) -> Tokenizer:
+def print_prepared(settings: PrepareSettings) -> None:
+    data = prepare(settings)
+    splits = {
+        name: {
+            **{key: split[key] for key in ("documents", "bytes", "tokens")},
+            "bytes_per_token": split["bytes"] / split["tokens"],
+        }
+        for name, split in data.manifest["splits"].items()
+    }
+    if settings.json_output:
+        about = {"out": str(settings.out), "vocab_size": data.manifest["vocab_size"]}
+        print(json.dumps({**about, **{name: splits.get(name) for name in _SPLITS}}))
+        return
+    print(f"{settings.out}: a vocabulary of {data.manifest['vocab_size']:,} tokens")
+    for name, split in splits.items():
+        print(
+            f"{name:<10}  {split['documents']:,} documents, {split['bytes']:,} bytes, "
+            f"{split['tokens']:,} tokens, {split['bytes_per_token']:.2f} bytes per token"
+        )
+
+
+def _begin(
+    out: Path,
+    work: Path,
+    settings: PrepareSettings,
+    corpus: Corpus,
+    held_out: Corpus | None,
+    origin: dict[str, Any],
+    progress: Progress,
+) -> None:
+    """Split the text and write down what it was made from, or check that this was done."""
+    plan = work / _PLAN
+    if plan.exists():
+        check_same(out, _read_json(plan)["origin"], origin)
+        return
+    foreign = [
+        path.name
+        for pattern in (TOKENIZER, *(f"{name}*.npy" for name in _SPLITS))
+        for path in sorted(out.glob(pattern))
+    ]
+    if foreign:
+        raise ValueError(
+            f"{out} must not hold files with the names of the data, got {', '.join(foreign)} "
+            f"without a {MANIFEST}; choose another --out, or remove them"
+        )
+    sizes = write_texts(
+        corpus, held_out, settings.validation_fraction, *_texts(work), progress=progress
+    )
+    if not sizes[0].documents:
+        raise ValueError(
+            "files must hold more text than is held out, got nothing left to train on; "
+            "give more text, or hold out less with --validation-fraction"
+        )
+    texts = dict(zip(_SPLITS, map(asdict, sizes), strict=True))
+    _write_json(plan, {"origin": origin, "texts": texts})
+
+
+def _make(work: Path, settings: PrepareSettings, progress: Progress) -> None:
+    """Make all that is missing in the work folder, the manifest last."""
+    plan = _read_json(work / _PLAN)
+    if not (work / TOKENIZER).exists():
+        _make_tokenizer(settings, work / "train.txt", progress).save(work / TOKENIZER)
+    tokenizer = Tokenizer.load(work / TOKENIZER)
+    splits: dict[str, Any] = {}
+    moves: dict[str, str] = {TOKENIZER: TOKENIZER}
+    for text in _texts(work):
+        name = text.stem
+        if not plan["texts"][name]["documents"]:
+            continue
+        encoded = tokenizer.encode_files(
+            text.resolve(),  # it is part of the plan that `encode_files` goes on with
+            work / name,
+            shard_bytes=settings.shard_bytes,
+            workers=settings.workers,
+            progress=progress,
+        )
+        shards: list[dict[str, Any]] = []
+        for number, shard in enumerate(encoded.shards):
+            made = encoded.folder / shard.file
+            about = {"tokens": shard.num_tokens, "bytes": made.stat().st_size}
+            shards.append({"file": f"{name}-{number:05}.npy", **about, "sha256": sha256(made)})
+            moves[f"{name}/{shard.file}"] = shards[-1]["file"]
+        splits[name] = {**plan["texts"][name], "tokens": encoded.num_tokens, "shards": shards}
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "vocab_size": tokenizer.vocab_size,
+        "dtype": token_dtype(tokenizer.vocab_size).name,
+        "tokenizer_sha256": sha256(work / TOKENIZER),
+        "splits": splits,
+        "origin": plan["origin"],
+    }
+    _write_json(work / _MOVES, moves)
+    _write_json(work / MANIFEST, manifest)
+
+
+def _publish(work: Path, out: Path) -> None:
+    """Move the files to where they belong, those that a killed process has not moved yet."""
+    for made, name in _read_json(work / _MOVES).items():
+        if (work / made).exists():
+            (work / made).replace(out / name)
+    sync_directory(out)
+    (work / MANIFEST).replace(out / MANIFEST)
+    sync_directory(out)
+
+
+def _texts(work: Path) -> tuple[Path, Path]:
+    return work / "train.txt", work / "validation.txt"
+
+
+def _make_tokenizer(settings: PrepareSettings, text: Path, progress: Progress) -> Tokenizer:
     if settings.tokenizer is not None:
-        tokenizer = Tokenizer.load(settings.tokenizer)
-        if END_OF_TEXT not in tokenizer.special_tokens:
-            raise ValueError(f"{settings.tokenizer} must have the special token {END_OF_TEXT}")
-        return tokenizer
+        return _load_tokenizer(settings.tokenizer)
     say(f"training a tokenizer of {settings.vocab_size:,} tokens")
-    if settings.validation or settings.validation_fraction == 0:  # whole files, in parallel
-        vocabulary = train_bpe(
-            settings.files, vocab_size=settings.vocab_size, special_tokens=[END_OF_TEXT]
-        )
-    else:
-        vocabulary = train_bpe_from_iterator(
-            ("".join(document.read()) for document in documents),
-            vocab_size=settings.vocab_size,
-            special_tokens=[END_OF_TEXT],
-        )
+    vocabulary = train_bpe(
+        text,
+        vocab_size=settings.vocab_size,
+        special_tokens=[END_OF_TEXT],
+        workers=settings.workers,
+        progress=progress,
+    )
     if len(vocabulary.tokens) < settings.vocab_size:
         say(f"the text has pairs for no more than {len(vocabulary.tokens):,} tokens")
     return Tokenizer.from_vocabulary(vocabulary)
 
 
-def _encode(tokenizer: Tokenizer, documents: Sequence[Document]) -> Iterator[list[int]]:
-    ids = tokenizer.encode_iterable(stream(documents))
-    while block := list(islice(ids, _BLOCK_TOKENS)):
-        yield block
+def _load_tokenizer(path: Path) -> Tokenizer:
+    tokenizer = Tokenizer.load(path)
+    if END_OF_TEXT not in tokenizer.special_tokens:
+        raise ValueError(f"{path} must have the special token {END_OF_TEXT}")
+    return tokenizer
 
 
-def _origin(settings: PrepareSettings) -> dict[str, Any]:
-    """Return what the data is made from: equal origins make equal data."""
-    return {
-        "vocab_size": settings.vocab_size,
-        "validation_fraction": settings.validation_fraction,
-        "files": [_describe(path) for path in settings.files],
-        "validation": [_describe(path) for path in settings.validation],
-        "tokenizer": None if settings.tokenizer is None else _describe(settings.tokenizer),
-    }
+def _is_prepared(out: Path, origin: dict[str, Any]) -> bool:
+    if not (out / MANIFEST).exists():
+        return False
+    check_same(out, read_manifest(out / MANIFEST)["origin"], origin)
+    return True
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
+@contextmanager
+def _work_folder(out: Path) -> Generator[Path]:
+    """Give the folder of unfinished work, to one process at a time; leave none without work."""
+    work, is_new = out / UNFINISHED, not out.exists()
+    if not is_new and not out.is_dir():
+        raise ValueError(f"out must be a directory, got the file {out}")
+    work.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(work / ".lock")
     try:
-        manifest = json.loads(path.read_bytes())
+        lock.acquire(timeout=_LOCK_SECONDS)
+    except Timeout:
+        raise ValueError(f"{out} is being prepared by another process already") from None
+    try:
+        for unfinished in work.glob(".*.tmp"):  # of a process that was killed
+            unfinished.unlink()
+        yield work
+    finally:
+        lock.release()
+        if (out / MANIFEST).exists() or not (work / _PLAN).exists():
+            shutil.rmtree(work, ignore_errors=True)
+        if is_new and not any(out.iterdir()):
+            out.rmdir()
+
+
+@contextmanager
+def _explained(out: Path) -> Generator[None]:
+    """Say what to do about what is not the fault of the text."""
+    try:
+        yield
+    except BrokenExecutor:
+        raise ChildProcessError(
+            "a worker process ended before its work, perhaps for lack of memory; "
+            "the same command goes on, and with fewer --workers it takes less"
+        ) from None
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise OSError(
+            error.errno,
+            f"{error.strerror}; make room, and the same command goes on",
+            str(error.filename or out),
+        ) from None
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, indent=2).encode())
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} must be a JSON file: {error}") from None
-    if (
-        not isinstance(manifest, dict)
-        or manifest.get("format") != _FORMAT  # pyright: ignore[reportUnknownMemberType]
-        or manifest.get("version") != _VERSION  # pyright: ignore[reportUnknownMemberType]
-        or not manifest.keys() >= {"tokenizer_sha256", "splits", "origin"}
-    ):
-        raise ValueError(f"{path} must be the manifest of prepared data, version {_VERSION}")
-    return cast("dict[str, Any]", manifest)
-
-
-def _splits(manifest: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return list(manifest["splits"].items())
-
-
-def _open_split(directory: Path, name: str, entry: dict[str, Any]) -> Tokens:
-    path = directory / entry["file"]
-    tokens = open_tokens(path)
-    if len(tokens) != entry["tokens"]:
         raise ValueError(
-            f"{path} must hold the {entry['tokens']} tokens of {name}, got {len(tokens)}"
-        )
-    return tokens
+            f"{path} must be a JSON file, got a damaged one: {error}; "
+            f"remove {path.parent} and begin again"
+        ) from None
