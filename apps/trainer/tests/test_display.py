@@ -1,15 +1,15 @@
-"""Progress: plain lines for a file, a live line for a terminal."""
+"""What is seen of a training: plain lines in a file, a live panel on a terminal."""
 
+import errno
 import os
 import sys
 from contextlib import suppress
-from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
 from scratch.trainer import display
-from scratch.trainer.display import Progress, say
+from scratch.trainer.display import TrainingDisplay, say
 
 pty = pytest.importorskip("pty", reason="there are no pseudo-terminals on Windows")
 
@@ -17,17 +17,20 @@ pty = pytest.importorskip("pty", reason="there are no pseudo-terminals on Window
 class Terminal:
     """A pseudo-terminal that stands in for stderr; afterwards `shown` is what came out."""
 
+    def __init__(self, encoding: str = "utf-8") -> None:
+        self._encoding = encoding
+
     def __enter__(self) -> Self:
         self._ours, theirs = pty.openpty()
-        self._stderr = os.fdopen(theirs, "w", encoding="utf-8")
-        self._patch = pytest.MonkeyPatch()
-        self._patch.setattr(sys, "stderr", self._stderr)
-        self._patch.setenv("TERM", "xterm")
-        self._patch.setenv("COLUMNS", "100")
+        self._stderr = os.fdopen(theirs, "w", encoding=self._encoding)
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(sys, "stderr", self._stderr)
+        self.patch.setenv("TERM", "xterm")
+        self.patch.setenv("COLUMNS", "100")
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._patch.undo()
+        self.patch.undo()
         self._stderr.close()
         parts: list[bytes] = []
         with suppress(OSError):  # Linux says so at the end of a terminal
@@ -37,76 +40,209 @@ class Terminal:
         self.shown = b"".join(parts).decode()
 
 
-def update(progress: Progress, step: int, fraction: float, seconds_left: float = 75.0) -> None:
-    progress.update(
-        fraction, step=step, loss=2.34567, tokens_per_second=12345.6, seconds_left=seconds_left
-    )
-
-
 def test_messages_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     say("hello")
     assert capsys.readouterr() == ("", "hello\n")
 
 
-def test_a_plain_line_tells_loss_speed_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress("training") as progress:
-        update(progress, 1234, 0.5)
-    line = "training  50%  step 1,234  loss 2.346  12,346 tokens/s  1:15 left\n"
-    assert capsys.readouterr() == ("", line)
+def record(step: int, **changes: object) -> dict[str, Any]:
+    return {
+        "step": step,
+        "tokens": 64 * step,
+        "seconds": 0.5 * step,
+        "loss": 2.34567,
+        "lr": 1e-3,
+        "grad_norm": 0.5,
+        "tokens_per_second": 12345.6,
+        **changes,
+    }
 
 
-def test_plain_lines_are_rare_but_the_last_one_comes(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def drawings(shown: str) -> int:
+    return shown.count("╭")
+
+
+class TestLines:
+    def test_a_line_tells_loss_speed_and_time_left(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with TrainingDisplay("training") as display:
+            display.update(0.5, record(1234), seconds_left=75.0)
+        assert capsys.readouterr() == (
+            "",
+            "training  50%  step 1,234  loss 2.346  lr 1.00e-03  grad norm 0.5  "
+            "12,346 tokens/s  1:15 left\n",
+        )
+
+    def test_lines_are_rare_but_the_first_and_the_last_come(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = 0.0
+        monkeypatch.setattr(display.time, "monotonic", lambda: clock)
+        with TrainingDisplay("training") as shown:
+            for step in range(1, 71):  # ended early: by a signal, or an error
+                clock = 0.25 * step
+                shown.update(step / 100, record(step), seconds_left=None)
+        lines = capsys.readouterr().err.splitlines()
+        assert [int(line.split("step ")[1].split()[0]) for line in lines] == [1, 41, 70]
+
+    def test_the_last_line_comes_once(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with TrainingDisplay("training") as display:
+            display.update(0.5, record(1), seconds_left=1.0)
+            display.update(1.0, record(2), seconds_left=0.0)
+        assert capsys.readouterr().err.count("step 2") == 1
+
+    def test_the_newest_evaluation_is_told_from_then_on(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        evaluation = {"step": 1, "val_loss": 3.5}
+        with TrainingDisplay("training", history=[record(1), evaluation]) as display:
+            display.update(0.5, record(2), seconds_left=None)
+            display.evaluated({"step": 2, "val_loss": 3.25})
+            display.update(1.0, record(3), seconds_left=None)
+        first, second = capsys.readouterr().err.splitlines()
+        assert "held-out 3.500" in first
+        assert "held-out 3.250" in second
+
+    def test_nothing_to_show_shows_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with TrainingDisplay("training"):
+            pass
+        assert capsys.readouterr() == ("", "")
+
+    @pytest.mark.parametrize(("variable", "value"), [("TERM", "dumb"), ("TERM", "unknown")])
+    def test_a_terminal_that_cannot_draw_gets_lines(self, variable: str, value: str) -> None:
+        with Terminal() as terminal:
+            terminal.patch.setenv(variable, value)
+            with TrainingDisplay("training") as display:
+                display.update(0.5, record(1), seconds_left=None)
+        assert terminal.shown.startswith("training  50%  step 1")
+
+    def test_a_terminal_without_unicode_gets_lines(self) -> None:
+        with Terminal(encoding="ascii") as terminal, TrainingDisplay("training") as display:
+            display.update(0.5, record(1), seconds_left=None)
+        assert terminal.shown.startswith("training  50%  step 1")
+
+
+class TestPanel:
+    def test_a_terminal_shows_a_panel_that_draws_over_itself(self) -> None:
+        with Terminal() as terminal, TrainingDisplay("training") as display:
+            display.update(0.25, record(1), seconds_left=75.0)
+            display.update(0.5, record(1234), seconds_left=75.0)
+        assert "\x1b[1A" in terminal.shown
+        for part in ("training", "25%", "step 1,234", "2.346", "12,346", "1:15 left", "▁"):
+            assert part in terminal.shown
+
+    def test_it_is_drawn_rarely_but_the_last_state_is_always_seen(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = 0.0
+        monkeypatch.setattr(display.time, "monotonic", lambda: clock)
+        with Terminal() as terminal, TrainingDisplay("training") as shown:
+            for step in range(1, 100):
+                clock = 0.01 * step
+                shown.update(step / 100, record(step), seconds_left=None)
+        assert "step 99" in terminal.shown
+        assert 4 <= drawings(terminal.shown) <= 6
+
+    def test_drawing_takes_no_more_than_a_small_share_of_the_time(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = 0.0
+
+        def slow_panel(*_: object, **__: object) -> str:
+            nonlocal clock
+            clock += 1.0
+            return "╭"
+
+        monkeypatch.setattr(display.time, "monotonic", lambda: clock)
+        monkeypatch.setattr(display, "training_panel", slow_panel)
+        with Terminal() as terminal, TrainingDisplay("training") as shown:
+            for step in range(1, 1000):
+                clock += 1.0
+                shown.update(step / 1000, record(step), seconds_left=None)
+        assert 3 <= drawings(terminal.shown) <= 8  # of 1000, each as long as an update
+
+    def test_messages_stand_above_the_panel_whole(self) -> None:
+        message = "held-out [bold]loss[/bold] " + "long " * 40 + "end"
+        with Terminal() as terminal, TrainingDisplay("training") as display:
+            display.update(0.25, record(1), seconds_left=None)
+            say(message)
+        assert f"\x1b[2K{message}" in terminal.shown
+        assert "╭" in terminal.shown.split(message)[1]
+
+    def test_what_others_write_to_stderr_does_not_tear_it(self) -> None:
+        with Terminal() as terminal, TrainingDisplay("training") as display:
+            display.update(0.25, record(1), seconds_left=None)
+            print("a warning", file=sys.stderr)
+        assert "\x1b[2Ka warning" in terminal.shown
+
+    def test_results_go_to_stdout_all_the_same(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with Terminal() as terminal, TrainingDisplay("training"):
+            print("a result")
+        assert capsys.readouterr().out == "a result\n"
+        assert "a result" not in terminal.shown
+
+    def test_afterwards_messages_are_plain_again(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with Terminal(), TrainingDisplay("training"):
+            pass
+        say("hello")
+        assert capsys.readouterr() == ("", "hello\n")
+
+    def test_the_curve_begins_where_the_run_did(self) -> None:
+        history = [record(step, loss=9.0) for step in range(1, 40)]
+        with Terminal() as terminal, TrainingDisplay("training", history=history) as display:
+            display.update(0.5, record(40, loss=1.0), seconds_left=None)
+        assert "9.00" in terminal.shown
+        assert "█" * 39 in terminal.shown
+
+    def test_an_evaluation_after_the_last_update_is_seen(self) -> None:
+        with Terminal() as terminal, TrainingDisplay("training") as display:
+            display.update(1.0, record(1), seconds_left=None)
+            display.evaluated({"step": 1, "val_loss": 3.125})
+        assert "3.125" in terminal.shown
+
+    def test_the_cursor_comes_back_after_an_interrupt(self) -> None:
+        with (
+            Terminal() as terminal,
+            suppress(KeyboardInterrupt),
+            TrainingDisplay("training") as display,
+        ):
+            display.update(0.5, record(1), seconds_left=None)
+            raise KeyboardInterrupt
+        assert terminal.shown.endswith("\x1b[?25h")
+
+
+class Gone:
+    """A stderr whose terminal is gone, or whose disk is full."""
+
+    encoding = "utf-8"
+
+    def __init__(self, terminal: bool) -> None:
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    def fileno(self) -> int:
+        raise OSError(errno.EBADF, "no file")
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def flush(self) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_training_that_nobody_sees_goes_on(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = 0.0
-    monkeypatch.setattr(display.time, "monotonic", lambda: clock)
-    with Progress("training") as progress:
-        for step in range(1, 101):
-            clock = 0.25 * step
-            update(progress, step, step / 100)
-    lines = capsys.readouterr().err.splitlines()
-    steps = [int(line.split("step ")[1].split()[0]) for line in lines]
-    assert steps[0] == 1
-    assert steps[-1] == 100
-    assert all(later - earlier >= 40 for earlier, later in pairwise(steps[:-1]))
-    assert len(steps) == 4
-
-
-def test_more_than_all_counts_as_all(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress("training") as progress:
-        update(progress, 7, 1.2, seconds_left=-3.0)
-    assert "training 100%  step 7" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "0:00"), (59.7, "1:00"), (3599, "59:59"), (3723, "1:02:03")]
-)
-def test_time_is_written_as_on_a_clock(
-    seconds: float, text: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with Progress("training") as progress:
-        update(progress, 1, 0.5, seconds_left=seconds)
-    assert capsys.readouterr().err.endswith(f"  {text} left\n")
-
-
-def test_a_terminal_shows_a_live_line() -> None:
-    with Terminal() as terminal, Progress("training") as progress:
-        update(progress, 1, 0.25)
-        update(progress, 1234, 0.5)
-    assert "\x1b[" in terminal.shown  # it draws over itself
-    for part in ("training", "25%", "50%", "step 1,234", "loss 2.346", "12,346 tokens/s", "1:15"):
-        assert part in terminal.shown
-
-
-def test_messages_stand_above_the_live_line() -> None:
-    with Terminal() as terminal, Progress("training") as progress:
-        update(progress, 1, 0.25)
-        say("held-out loss 2.5")
-    assert "\x1b[2Kheld-out loss 2.5" in terminal.shown
-
-
-def test_the_cursor_comes_back_after_an_interrupt() -> None:
-    with Terminal() as terminal, suppress(KeyboardInterrupt), Progress("training") as progress:
-        update(progress, 1, 0.25)
-        raise KeyboardInterrupt
-    assert terminal.shown.endswith("\x1b[?25h")
+    monkeypatch.setattr(sys, "stderr", Gone(terminal))
+    monkeypatch.setenv("TERM", "xterm")
+    seen: list[int] = []
+    with TrainingDisplay("training") as display:
+        for step in range(1, 4):
+            say("hello")
+            display.update(step / 3, record(step), seconds_left=None)
+            seen.append(step)
+    assert seen == [1, 2, 3]

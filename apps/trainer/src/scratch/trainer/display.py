@@ -1,36 +1,58 @@
-"""What a person sees meanwhile: a live line on a terminal, plain lines anywhere else.
+"""What a person sees meanwhile: a live panel on a terminal, plain lines anywhere else.
 
-All of it goes to stderr; stdout is for results.
+All of it goes to stderr; stdout is for results. When nobody can see it any more, since the
+terminal is gone or the disk with the log is full, the work goes on.
 """
 
+import math
 import os
 import sys
 import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from rich import progress
 from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from .sparkline import Course
+from .training_panel import State, training_line, training_panel
 
 _PLAIN_LINE_SECONDS = 10.0
+_DRAWING_SECONDS = 0.25
+_DRAWING_SHARE = 1 / 300  # of the time, and no more
+
+_live_console: Console | None = None  # of the display that draws on the terminal now
 
 
 def say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    """Show a message, above what is live."""
+    with suppress(OSError):
+        if _live_console is None:
+            print(message, file=sys.stderr, flush=True)
+        else:
+            _live_console.print(Text(message), soft_wrap=True)
 
 
-class Progress:
-    """The progress of a training, from 0 to 1, with what one wants to know meanwhile."""
+class TrainingDisplay:
+    """The progress of a training: a live panel or plain lines.
 
-    def __init__(self, description: str) -> None:
-        self._description = description
-        able = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._live = _live_bar(description) if able else None
-        self._next_line_time = time.monotonic()
+    `history` holds lines of the journal from earlier sessions of the run.
+    """
+
+    def __init__(self, description: str, *, history: Iterable[Mapping[str, Any]] = ()) -> None:
+        self._losses = Course()
+        self._evaluation: Mapping[str, Any] | None = None
+        self._state: State | None = None
+        for record in history:
+            self._remember(record)
+        self._view = _Panel(description, self._losses) if _can_draw() else _Lines(description)
 
     def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
+        self._view.start()
         return self
 
     def __exit__(
@@ -39,45 +61,124 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._view.stop()
 
     def update(
-        self,
-        fraction: float,
-        *,
-        step: int,
-        loss: float,
-        tokens_per_second: float,
-        seconds_left: float,
+        self, fraction: float, record: Mapping[str, Any], *, seconds_left: float | None
     ) -> None:
-        fraction = min(fraction, 1.0)
-        state = f"step {step:,}  loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s"
-        left = f"{_clock(seconds_left)} left"
-        if self._live is not None:
-            self._live.update(
-                self._live.task_ids[0], completed=fraction, state=state, left=left, refresh=True
-            )
-        elif time.monotonic() >= self._next_line_time or fraction == 1.0:
-            self._next_line_time = time.monotonic() + _PLAIN_LINE_SECONDS
-            say(f"{self._description} {fraction:4.0%}  {state}  {left}")
+        """Show an update's line of the journal, when `fraction` of the training is done."""
+        self._remember(record)
+        self._state = State(fraction, record, seconds_left, self._evaluation)
+        self._view.show(self._state)
+
+    def evaluated(self, record: Mapping[str, Any]) -> None:
+        """Take an evaluation's line of the journal, to be shown with the updates from now on."""
+        self._remember(record)
+        if self._state is not None:
+            self._state = replace(self._state, evaluation=record)
+            self._view.amend(self._state)
+
+    def _remember(self, record: Mapping[str, Any]) -> None:
+        loss = record.get("loss")
+        if loss is not None and math.isfinite(loss):
+            self._losses.add(record["step"], loss)
+        if "val_loss" in record:
+            self._evaluation = record
 
 
-def _live_bar(description: str) -> progress.Progress:
-    bar = progress.Progress(
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(bar_width=24),
-        progress.TaskProgressColumn(),
-        progress.TextColumn("{task.fields[state]}"),
-        progress.TextColumn("{task.fields[left]}"),
-        console=Console(stderr=True),
-        auto_refresh=False,
+class _Lines:
+    """The first state, one every ten seconds, and the last."""
+
+    def __init__(self, description: str) -> None:
+        self._description = description
+        self._next_seconds = -math.inf
+        self._unsaid: State | None = None
+
+    def start(self) -> None:
+        pass
+
+    def show(self, state: State) -> None:
+        self._unsaid = state
+        now = time.monotonic()
+        if now >= self._next_seconds or state.fraction >= 1:
+            self._next_seconds = now + _PLAIN_LINE_SECONDS
+            self._say()
+
+    def amend(self, state: State) -> None:
+        if self._unsaid is not None:
+            self._unsaid = state
+
+    def stop(self) -> None:
+        self._say()
+
+    def _say(self) -> None:
+        if self._unsaid is not None:
+            say(training_line(self._description, self._unsaid))
+            self._unsaid = None
+
+
+class _Panel:
+    """The newest state, drawn a few times a second."""
+
+    def __init__(self, description: str, losses: Course) -> None:
+        self._description, self._losses = description, losses
+        self._console = Console(stderr=True)
+        self._live: Live | None = None
+        self._next_seconds = -math.inf
+        self._undrawn: State | None = None
+
+    def start(self) -> None:
+        global _live_console
+        self._live = Live(
+            console=self._console,
+            auto_refresh=False,
+            redirect_stdout=sys.stdout.isatty(),  # a file with results gets what is printed
+        )
+        _live_console = self._console
+        try:
+            self._live.start()
+        except OSError:
+            self._close()
+
+    def show(self, state: State) -> None:
+        self._undrawn = state
+        if time.monotonic() >= self._next_seconds:
+            self._draw()
+
+    def amend(self, state: State) -> None:
+        self.show(state)
+
+    def stop(self) -> None:
+        self._draw()
+        self._close()
+
+    def _close(self) -> None:
+        global _live_console
+        _live_console = None
+        live, self._live = self._live, None
+        if live is not None:
+            with suppress(OSError):
+                live.stop()
+
+    def _draw(self) -> None:
+        if self._undrawn is None or self._live is None:
+            return
+        begin = time.monotonic()
+        panel = training_panel(
+            self._description, self._undrawn, self._losses, columns=self._console.width
+        )
+        self._undrawn = None
+        try:
+            self._live.update(panel, refresh=True)
+        except OSError:
+            self._close()
+        took = time.monotonic() - begin
+        self._next_seconds = begin + max(_DRAWING_SECONDS, took / _DRAWING_SHARE)
+
+
+def _can_draw() -> bool:
+    return (
+        sys.stderr.isatty()
+        and os.environ.get("TERM") not in ("dumb", "unknown")
+        and sys.stderr.encoding.lower().startswith("utf")
     )
-    bar.add_task(description, total=1.0, state="", left="")
-    return bar
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(max(0.0, seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
