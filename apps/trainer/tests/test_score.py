@@ -1,28 +1,34 @@
 """Scores: every token once, as a loop over single tokens finds them."""
 
+import gzip
 import json
+import lzma
 import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import zstandard
 
 from scratch.nn import TransformerLM
+from scratch.train import TokenShards
 from scratch.trainer import score as module
 from scratch.trainer.commands import EvaluateSettings, PrepareSettings
 from scratch.trainer.config import ModelSettings
 from scratch.trainer.corpus import find_documents
-from scratch.trainer.prepare import PreparedData, prepare
+from scratch.trainer.prepare import prepare
+from scratch.trainer.prepared import PreparedData, split_documents
 from scratch.trainer.run import RunDirectory, build_model
 from scratch.trainer.score import (
     encode_documents,
     evaluate_documents,
     evaluate_tokens,
+    print_score,
     score,
-    split_documents,
 )
 
 VOCAB, CONTEXT = 40, 8
@@ -96,10 +102,15 @@ def test_the_batch_size_does_not_matter(model: TransformerLM, batch_size: int) -
     assert together.nats == pytest.approx(one_by_one.nats, rel=1e-12)
 
 
-def test_a_stream_is_parted_before_each_separator() -> None:
-    tokens = np.array([9, 1, 2, 9, 9, 3], np.uint16)
-    parts = [part.tolist() for part in split_documents(tokens, end_of_text=9)]
-    assert parts == [[9, 1, 2], [9], [9, 3]]
+def test_shards_score_as_one_stream(model: TransformerLM) -> None:
+    (tokens,) = sequences(50)
+    shards = TokenShards([tokens[:7], tokens[7:8], tokens[8:]])
+    assert evaluate_tokens(model, shards) == evaluate_tokens(model, tokens)
+    documents = list(split_documents(shards, end_of_text=int(tokens[5])))
+    found = evaluate_documents(model, documents, batch_size=4)
+    whole = split_documents(tokens, end_of_text=int(tokens[5]))
+    assert found == evaluate_documents(model, whole, batch_size=4)
+    assert found.tokens == sum(map(len, documents)) - len(documents)
 
 
 def test_files_and_prepared_tokens_make_the_same_documents(data: Path, corpus: Path) -> None:
@@ -140,6 +151,7 @@ def test_every_held_out_token_is_scored_but_no_separator(
 
 
 def check_consistent(result: module.Score) -> None:
+    assert result.seconds > 0
     assert result.perplexity == pytest.approx(math.exp(result.loss), rel=1e-12)
     nats = result.loss * result.tokens
     assert result.bits_per_byte == pytest.approx(nats / math.log(2) / result.bytes, rel=1e-12)
@@ -212,3 +224,122 @@ def test_the_score_of_a_run_does_not_depend_on_the_batch_size(
     other = score(EvaluateSettings(run=unbroken, batch_size=batch_size))
     assert (other.tokens, other.bytes) == (usual.tokens, usual.bytes)
     assert other.loss == pytest.approx(usual.loss, rel=1e-6)  # sums of float32 means
+
+
+# --- next to compressors
+
+
+def test_compressors_get_the_very_bytes_that_are_scored(unbroken: Path, tmp_path: Path) -> None:
+    texts = ["a small house. " * 40, "the cat", "漢字 🙃"]
+    path = tmp_path / "text.txt"
+    path.write_text("<|endoftext|>".join(texts), encoding="utf-8")
+    result = score(EvaluateSettings(run=unbroken, files=(path,)))
+    text = "".join(texts).encode()
+    assert result.bytes == len(text)
+    assert result.gzip_bits_per_byte == 8 * len(gzip.compress(text, 9)) / len(text)
+    assert result.xz_bits_per_byte == 8 * len(lzma.compress(text, preset=9)) / len(text)
+
+
+def test_the_json_tells_all_and_the_lines_what_matters(
+    unbroken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = score(EvaluateSettings(run=unbroken))
+    print_score(EvaluateSettings(run=unbroken, json_output=True))
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    speed, seconds = found.pop("tokens_per_second"), found.pop("seconds")
+    assert speed == pytest.approx(result.tokens / seconds)
+    assert module.Score(**found, seconds=0) == result
+    print_score(EvaluateSettings(run=unbroken))
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"held-out text: {result.bytes:,} bytes, {result.tokens:,} tokens, ")
+    assert lines == [
+        f"loss           {result.loss:.4f} nats per token",
+        f"perplexity     {result.perplexity:.2f}",
+        f"bits per byte  {result.bits_per_byte:.4f}",
+        f"       xz -9   {result.xz_bits_per_byte:.4f}",
+        f"     gzip -9   {result.gzip_bits_per_byte:.4f}",
+    ]
+
+
+# --- files of all kinds
+
+
+def test_compressed_files_and_json_lines_score_as_their_text(
+    unbroken: Path, tmp_path: Path
+) -> None:
+    texts = ["the cat sat\n", "漢字 🙃 by a small house"]
+    text = "<|endoftext|>".join(texts).encode()
+    lines = "".join(json.dumps({"body": each}) + "\n" for each in texts).encode()
+    files = {
+        "text.txt": text,
+        "text.txt.gz": gzip.compress(text),
+        "text.zst": zstandard.compress(text),
+        "lines.jsonl": lines,
+        "lines.jsonl.gz": gzip.compress(lines),
+    }
+    scores: set[tuple[float, int]] = set()
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        choices = EvaluateSettings(run=unbroken, files=(tmp_path / name,), json_field="body")
+        result = score(choices)
+        scores.add((result.loss, result.bytes))
+    assert len(scores) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"files must hold some text, got none in .*file\.txt"),
+        (b"<|endoftext|>" * 3, r"files must hold some text, got none in .*file\.txt"),
+        (b"ab\x89PNG", r"file\.txt must be UTF-8, got byte 0x89 at byte offset 2"),
+        (gzip.compress(b"the cat")[:-3], r"file\.txt must be a whole gzip file"),
+        (lzma.compress(b"the cat"), r"file\.txt must be UTF-8, got byte 0xfd at byte offset 0"),
+    ],
+    ids=["empty", "separators", "png", "torn gzip", "xz"],
+)
+def test_files_without_text_are_refused_by_name(
+    unbroken: Path, tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "file.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        score(EvaluateSettings(run=unbroken, files=(path,)))
+
+
+# --- where the data is, and which weights
+
+
+def test_data_that_has_moved_is_found_by_its_flag(
+    finished: Path, data: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(data, tmp_path / "moved")
+    use_data(finished, tmp_path / "gone")
+    message = r"gone must hold the prepared data of .*run, got no manifest\.json .* with --data, or"
+    with pytest.raises(ValueError, match=message):
+        score(EvaluateSettings(run=finished))
+    found = score(EvaluateSettings(run=finished, data=moved))
+    assert found == score(EvaluateSettings(run=unbroken))
+
+
+def test_a_wrong_directory_of_data_is_refused(unbroken: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must hold prepared data, got no manifest\.json in it"):
+        score(EvaluateSettings(run=unbroken, data=tmp_path))
+
+
+def test_text_from_two_places_is_refused(unbroken: Path, data: Path, corpus: Path) -> None:
+    with pytest.raises(ValueError, match="the text must come from files or from --data, got both"):
+        score(EvaluateSettings(run=unbroken, data=data, files=(corpus,)))
+
+
+def test_each_checkpoint_has_its_own_score(unbroken: Path) -> None:
+    final, latest, early = (
+        score(EvaluateSettings(run=unbroken, checkpoint=checkpoint))
+        for checkpoint in ("final", "latest", 4)
+    )
+    assert final == latest
+    assert early.loss > final.loss
+
+
+def test_what_is_no_run_is_told_before_anything_else(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must be the directory of a run, got no config\.toml"):
+        score(EvaluateSettings(run=tmp_path, files=(tmp_path / "none.txt",)))

@@ -67,9 +67,11 @@ class EvaluateSettings(Settings):
     run: tyro.conf.Positional[Path]
     """Directory of the run."""
     files: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """UTF-8 text files; by default the text that was held out."""
+    """Text or .jsonl, also as gzip or zstd; by default the text that was held out."""
     data: Path | None = None
     """Where the prepared data is now, if it has moved since the training."""
+    json_field: str = "text"
+    """Where the text is in a line of a .jsonl file."""
     checkpoint: Checkpoint = "final"
     """Which weights: those of the end, or of a checkpoint: the latest, the best, or a step."""
     json_output: JsonFlag = False
@@ -177,7 +179,7 @@ class PlanSettings(Settings):
     """Tell what a training takes before it is begun: parameters, FLOPs, memory, time.
 
     trainer plan tinystories
-    trainer plan small.toml --batch-size 64 --measure
+    trainer plan small.toml --batch-size 64 --no-measure
     trainer plan gpt2
     """
 
