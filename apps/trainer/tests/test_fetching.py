@@ -244,6 +244,15 @@ def test_a_file_that_has_become_shorter_begins_again(hub: Hub, path: Path) -> No
     assert path.read_bytes() == CONTENT[:1000]
 
 
+def test_the_beginning_of_another_version_is_not_gone_on_with(hub: Hub, path: Path) -> None:
+    hub.content, hub.etag, hub.always_cut = bytes(len(CONTENT)), None, 200_000
+    with pytest.raises(OSError, match="closed in the middle"):
+        get(hub, path, sha256=hashlib.sha256(hub.content).hexdigest(), tries=1)
+    hub.content, hub.always_cut = CONTENT, None
+    assert get(hub, path)
+    assert path.read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
 def test_without_a_way_to_know_the_rest_it_begins_again(
     etag: str | None, hub: Hub, path: Path

@@ -55,8 +55,7 @@ class Trackers:
             ValueError: if the library of a tracker is not installed.
         """
         names = tuple(names)
-        for name in names:
-            _check_installed(name)
+        check_installed(names)
         return cls(
             [Tracker(name, run_path, config, queue_records=queue_records) for name in names],
             close_seconds=close_seconds,
@@ -180,13 +179,15 @@ class Tracker:
         say(f"{self.name} is off: {reason}; the metrics are in {self._journal}")
 
 
-def _check_installed(name: str) -> None:
-    spec = find_spec(name)
-    if spec is None or spec.origin is None:  # without one, it is any directory of that name
-        raise ValueError(
-            f"trackers must be installed, got no package {name}; "
-            f'install it with: pip install "scratch-trainer[{name}]"'
-        )
+def check_installed(names: Iterable[str]) -> None:
+    """Raise `ValueError` if the library of a tracker is not installed, without importing it."""
+    for name in names:
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:  # without one, it is any directory of that name
+            raise ValueError(
+                f"trackers must be installed, got no package {name}; "
+                f'install it with: pip install "scratch-trainer[{name}]"'
+            )
 
 
 def _identity(path: Path) -> str:
