@@ -201,6 +201,12 @@ class TestPanel:
             display.evaluated({"step": 1, "val_loss": 3.125})
         assert "3.125" in terminal.shown
 
+    def test_all_updates_make_the_curve(self) -> None:
+        with Terminal() as terminal, TrainingDisplay("training") as display:
+            earlier = [record(step, loss=9.0) for step in range(1, 40)]
+            display.update(0.5, record(40, loss=1.0), earlier=earlier, seconds_left=None)
+        assert "█" * 39 in terminal.shown
+
     def test_the_cursor_comes_back_after_an_interrupt(self) -> None:
         with (
             Terminal() as terminal,

@@ -64,10 +64,19 @@ class TrainingDisplay:
         self._view.stop()
 
     def update(
-        self, fraction: float, record: Mapping[str, Any], *, seconds_left: float | None
+        self,
+        fraction: float,
+        record: Mapping[str, Any],
+        *,
+        seconds_left: float | None,
+        earlier: Iterable[Mapping[str, Any]] = (),
     ) -> None:
-        """Show an update's line of the journal, when `fraction` of the training is done."""
-        self._remember(record)
+        """Show an update's line of the journal, when `fraction` of the training is done.
+
+        `earlier` holds the lines since the last call; they belong to the course of the loss.
+        """
+        for each in (*earlier, record):
+            self._remember(each)
         self._state = State(fraction, record, seconds_left, self._evaluation)
         self._view.show(self._state)
 
