@@ -474,6 +474,28 @@ def test_an_interrupt_stops_the_text_only(
     assert capsys.readouterr().out == "a ok\nb ok\n"
 
 
+def test_an_interrupt_a_moment_too_late_does_not_end_the_talk(
+    unbroken: Path,
+    draw: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    typed: list[str | type[BaseException]] = ["a", KeyboardInterrupt, "b", EOFError]
+
+    def type_next(prompt: str) -> str:
+        line = typed.pop(0)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    draw(spelt("!"))
+    monkeypatch.setattr("builtins.input", type_next)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    print_sample(GenerateSettings(run=unbroken, interactive=True))
+    assert capsys.readouterr().out == "a!\n\nb!\n\n"
+    assert not typed
+
+
 def test_talking_to_a_program_is_refused(unbroken: Path) -> None:
     with pytest.raises(ValueError, match="--json answers one prompt, got --interactive"):
         print_sample(GenerateSettings(run=unbroken, interactive=True, json_output=True))

@@ -193,8 +193,13 @@ def _converse(writer: _Writer) -> None:
         try:
             prompt = input("> " if is_terminal else "")
         except EOFError:
-            prompt = ""
             print(end="\n" if is_terminal else "")
+            return
+        except KeyboardInterrupt:  # which came a moment after the text had ended
+            if not is_terminal:
+                raise
+            print()
+            continue
         if not prompt:
             return
         try:
