@@ -35,7 +35,7 @@ from .run import RunDirectory, build_model, with_d_ff
 from .sample import continue_text
 from .score import evaluate_tokens
 from .stopping import Limits, Signals
-from .trackers import Trackers
+from .trackers import Trackers, check_installed
 
 _SAMPLE_TOKENS = 64
 
@@ -54,6 +54,7 @@ def train(settings: TrainSettings, *, resume_command: str | None = None) -> RunD
         OSError: if something cannot be written; the newest checkpoint stays.
     """
     total_steps(settings)
+    check_installed(settings.trackers)
     data = PreparedData.open(settings.data)
     device = choose_device(settings.device)
     if settings.model.attention == "flex" and device.type == "cpu":
@@ -176,7 +177,7 @@ def _train(
             pending.clear()
             last_look = totals
             seconds_left = seconds / fraction * max(0.0, 1 - fraction)
-            display.update(fraction, records[-1], seconds_left=seconds_left)
+            display.update(fraction, records[-1], earlier=records[:-1], seconds_left=seconds_left)
             with watch.paused():
                 if save:
                     run.save_checkpoint(model, optimizer, number, keep=settings.keep_checkpoints)
