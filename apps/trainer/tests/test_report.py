@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -24,12 +25,13 @@ HOSTILE_NAME = '<img src=x onerror="document.title=1">&amp;'
 HOSTILE_TEXT = "</pre></script><script>document.title = 'run by a sample'</script>\n  two  spaces"
 
 
-def make_run(path: Path, *, lr: float = 1e-3, seed: int = 0, updates: int = 30) -> Path:
+def make_run(
+    path: Path, *, lr: float = 1e-3, seed: int = 0, updates: int = 30, **changes: Any
+) -> Path:
     """Write the files of a run whose loss falls to 3 and whose held-out loss is a little higher."""
     path.mkdir(parents=True)
-    settings = TrainSettings(
-        data=Path("data"), out=path, steps=30, seed=seed, optimizer=OptimizerSettings(lr=lr)
-    )
+    changes |= {"seed": seed, "optimizer": OptimizerSettings(lr=lr)}
+    settings = TrainSettings(data=Path("data"), out=path, steps=30, **changes)
     path.joinpath("config.toml").write_text(dump_toml(settings))
     path.joinpath("environment.json").write_text(json.dumps({"python": "3.11", "seed": seed}))
     lines: list[dict[str, Any]] = []
@@ -239,6 +241,29 @@ def test_what_is_no_run_is_refused_and_the_old_page_stays(
     assert out.read_text() == "old"
 
 
+def test_what_cannot_be_written_leaves_the_old_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the disk went away")
+
+    out = tmp_path / "new" / "report.html"
+    old = write_page(out, make_run(tmp_path / "a"))
+    monkeypatch.setattr(Path, "replace", fail)
+    assert main(["report", str(make_run(tmp_path / "b")), "--out", str(out)]) == 1
+    assert "the disk went away" in capsys.readouterr().err
+    assert out.read_text() == old
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_text_that_is_no_unicode_is_written_all_the_same(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a").rename(tmp_path / os.fsdecode(b"a\xff"))
+    append(run, {"step": 30, "prompt": "", "sample": "half \ud83d of it"})
+    page = write_page(tmp_path / "report.html", run)
+    assert "<h1>a?</h1>" in page
+    assert "half ? of it" in page
+
+
 def test_out_must_be_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(make_run(tmp_path / "a")), "--out", str(tmp_path)]) == 1
     assert "--out must be a file, got the directory" in capsys.readouterr().err
@@ -300,9 +325,8 @@ def test_a_phone_needs_no_sideways_scrolling_and_every_control_works(
     tmp_path: Path,
 ) -> None:
     for seed in range(3):
-        make_run(
-            tmp_path / "sweep" / f"a-long-name-of-a-run-{'x' * 40}-{seed}", seed=seed, updates=200
-        )
+        long = f"{'long' * 20}-{seed}"
+        make_run(tmp_path / "sweep" / long, seed=seed, updates=200, sample_prompt=long)
     write_page(tmp_path / "report.html", tmp_path / "sweep")
     tmp_path.joinpath("probe.html").write_text(PROBE)
     opened = open_page(tmp_path / "probe.html", tmp_path / "profile")

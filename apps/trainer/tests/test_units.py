@@ -2,7 +2,7 @@
 
 import pytest
 
-from scratch.trainer.units import ago, clock, short
+from scratch.trainer.units import ago, clock, decimals, short
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,13 @@ def test_a_clock_goes_on_past_a_day(seconds: float, text: str) -> None:
 )
 def test_a_count_has_three_digits(count: float, text: str) -> None:
     assert short(count) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.23456, "1.235"), (9999.5, "9,999.500"), (6.5e22, "6.50e+22")]
+)
+def test_a_number_that_went_astray_stays_short(value: float, text: str) -> None:
+    assert decimals(value, 3) == text
 
 
 @pytest.mark.parametrize(

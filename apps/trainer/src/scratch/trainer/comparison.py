@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-# Settings that do not change what is computed: runs that differ in these are seeds of one thing.
+# Settings that do not change what is computed, or only by chance: runs that differ in no others are
+# seeds of one thing.
 _BESIDE_THE_POINT = frozenset(
     {
         "config",
@@ -53,6 +54,11 @@ def differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the keys whose values are not the same everywhere, in their order."""
     keys = dict.fromkeys(key for values in settings for key in values)
     return [key for key in keys if any(s.get(key) != settings[0].get(key) for s in settings)]
+
+
+def differing_experiments(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys that differ and make another experiment, not the same with another seed."""
+    return [key for key in differing_keys(settings) if key not in _BESIDE_THE_POINT]
 
 
 def seed_groups(settings: Sequence[Mapping[str, Any]]) -> list[list[int]]:

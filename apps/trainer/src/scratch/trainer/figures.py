@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .config import TrainSettings
 from .run_files import Record, RunFiles, Status
+from .units import printable
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def run_names(paths: Sequence[Path]) -> list[str]:
         if len(set(parts)) > 1:
             break
         shared += 1
-    return ["/".join(path.parts[shared:]) for path in whole]
+    return [printable("/".join(path.parts[shared:])) for path in whole]
 
 
 def _share(of_steps: float | None, seconds: float, settings: TrainSettings) -> float | None:

@@ -14,10 +14,11 @@ from typing import Any
 from plotly.offline import get_plotlyjs  # pyright: ignore[reportMissingTypeStubs]
 
 from . import __version__
-from .comparison import differing_keys
+from .comparison import differing_experiments, differing_keys
 from .curves import QUANTITIES
 from .report_tables import labelled_name, results_table, settings_table, shown, two_columns
 from .run_view import RunView
+from .units import printable
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ _PLOTS = {
     "loss": _Plot("Training loss", "nats a token"),
     "val_loss": _Plot("Held-out loss", "nats a token"),
     "grad_norm": _Plot("Gradient norm", "before clipping, on a log scale"),
-    "lr": _Plot("Learning rate", "greatest of all parameters"),
+    "lr": _Plot("Learning rate", "as the schedule sets it"),
     "tokens_per_second": _Plot("Throughput", "tokens a second"),
     "mfu": _Plot("Model FLOPs utilization", "share of the peak of the device"),
 }
@@ -77,7 +78,9 @@ def _heading(views: Sequence[RunView]) -> str:
 def _lead(views: Sequence[RunView]) -> str:
     """Return what the runs differ in, and which is the best."""
     sentences: list[str] = []
-    keys = sorted((key for key in _differing(views) if key != "out"), key="seed".__eq__)
+    settings = [view.settings for view in views]
+    keys = differing_experiments(settings)
+    keys += [key for key in differing_keys(settings) if key == "seed"]
     if 0 < len(keys) <= 4:
         parts = [f"{escape(key)} ({escape(_values(views, key))})" for key in keys]
         sentences.append(f"They differ in {_list(parts)}.")
@@ -192,8 +195,8 @@ def _samples(views: Sequence[RunView]) -> str:
 def _sample(record: dict[str, Any]) -> str:
     return (
         f'<figure class="sample"><figcaption>after {record["step"]:,} updates</figcaption>'
-        f"<pre><b>{escape(str(record.get('prompt') or ''))}</b>"
-        f"{escape(record['sample'])}</pre></figure>"
+        f"<pre><b>{escape(printable(str(record.get('prompt') or '')))}</b>"
+        f"{escape(printable(record['sample']))}</pre></figure>"
     )
 
 

@@ -6,10 +6,10 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from .comparison import Spread, differing_keys, spread
+from .comparison import Spread, differing_experiments, spread
 from .figures import Figures
 from .run_view import RunView
-from .units import clock, short
+from .units import clock, decimals, short
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class _Column:
     is_result: bool = False
 
 
-_BEST = _Column("Best", lambda f: f.best_val_loss, lambda v: f"{v:.4f}", True)
+_BEST = _Column("Best", lambda f: f.best_val_loss, lambda v: decimals(v, 4), True)
 _COLUMNS = (
-    _Column("Held-out loss", lambda f: f.val_loss, lambda v: f"{v:.4f}", True),
+    _Column("Held-out loss", lambda f: f.val_loss, lambda v: decimals(v, 4), True),
     _BEST,
-    _Column("Perplexity", lambda f: f.val_perplexity, lambda v: f"{v:,.2f}", True),
-    _Column("Bits per byte", lambda f: f.val_bits_per_byte, lambda v: f"{v:.4f}", True),
+    _Column("Perplexity", lambda f: f.val_perplexity, lambda v: decimals(v, 2), True),
+    _Column("Bits per byte", lambda f: f.val_bits_per_byte, lambda v: decimals(v, 4), True),
     _Column("Updates", lambda f: f.step, lambda v: f"{v:,.0f}"),
     _Column("Tokens", lambda f: f.tokens, short),
     _Column("Time", lambda f: f.seconds, clock),
@@ -121,7 +121,7 @@ def shown(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, list):
         return " ".join(map(str, value)) or "—"  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    return str(value)
+    return str(value) or "—"
 
 
 def _run_row(view: RunView, columns: Sequence[_Column], best: float | None, *, inside: bool) -> str:
@@ -162,11 +162,7 @@ def _group_row(
 
 def _group_name(members: Sequence[RunView], groups: Sequence[Sequence[RunView]]) -> str:
     """Return what tells this group from the others: the settings that differ between groups."""
-    keys = [
-        key
-        for key in differing_keys([group[0].settings for group in groups])
-        if key not in ("out", "seed")
-    ]
+    keys = differing_experiments([group[0].settings for group in groups])
     brief = [key.split(".")[-1] for key in keys]
     called = brief if len(set(brief)) == len(keys) else keys
     own = [

@@ -14,7 +14,7 @@ from rich.text import Text
 from .commands import RunsSettings
 from .figures import Figures, read_figures, run_names
 from .run_files import RunFiles, find_runs
-from .units import ago, clock, short
+from .units import ago, clock, decimals, printable, short
 
 _STYLES = {"running": "cyan", "diverged": "red", "failed": "red"}
 
@@ -53,11 +53,9 @@ def list_runs(directory: Path) -> list[ListedRun]:
     """Return the runs below a directory by name, those that cannot be read with the reason."""
     listed: list[ListedRun] = []
     paths = find_runs(directory)
-    names = [
-        path.relative_to(directory).as_posix() if path != directory else run_names([path])[0]
-        for path in paths
-    ]
-    for name, path in zip(names, paths, strict=True):
+    for path in paths:
+        inside = path.relative_to(directory).as_posix()
+        name = run_names([path])[0] if path == directory else printable(inside)
         run = RunFiles(path)
         try:
             figures: Figures | str = read_figures(run)
@@ -79,7 +77,7 @@ def _as_json(run: ListedRun) -> dict[str, Any]:
 
 def _print_table(runs: list[ListedRun]) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("run", overflow="fold", ratio=1)
+    table.add_column("run", overflow="fold", ratio=1, min_width=12)
     table.add_column("status", no_wrap=True)
     for title in ("updates", "tokens", "loss", "held-out", "best", "time", "written"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -117,4 +115,4 @@ def _how_far(figures: Figures) -> str:
 
 
 def _loss(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    return "" if value is None else decimals(value, 3)

@@ -24,6 +24,16 @@ def ago(seconds: float) -> str:
     return "now"
 
 
+def decimals(value: float, digits: int) -> str:
+    """Return a number with so many decimals; one that has gone astray in few characters."""
+    return f"{value:,.{digits}f}" if abs(value) < 10_000 else f"{value:.2e}"
+
+
+def printable(text: str) -> str:
+    """Return a text that can be written down: names of files may hold bytes that are no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _three_digits(value: float) -> str:
     text = f"{value:.3g}"
     return text if "e" not in text else f"{value:.0f}"

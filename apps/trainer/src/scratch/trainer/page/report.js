@@ -9,12 +9,12 @@ const form = document.querySelector(".controls");
 const hidden = new Set();
 
 const SMOOTHED = new Set(["loss", "grad_norm", "tokens_per_second", "mfu"]);
-const RANGED = new Set(["loss", "val_loss", "grad_norm"]);
+const RANGED = new Set(["loss", "val_loss", "grad_norm", "lr"]);
 const LOSSES = new Set(["loss", "val_loss"]);
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const PLACES = { step: "updates", tokens: "tokens" };
 const TIMES = [[3 * 3600, 3600, "hours"], [180, 60, "minutes"], [0, 1, "seconds"]];
-const FORMATS = { loss: ".4f", val_loss: ".4f", lr: ".3~g", mfu: ".1%" };
+const FORMATS = { loss: ".5~g", val_loss: ".5~g", lr: ".3~g", mfu: ".1%" };
 
 const updates = Math.max(1, ...runs.map((run) => run.updates.step.at(-1) ?? 0));
 const windows = smoothingWindows();
@@ -138,7 +138,7 @@ function endMark(run, x, values, wish, range, common) {
   return [{
     ...common, x: [x[last]], y: [Math.min(values[last], top)], mode: "markers", cliponaxis: false,
     marker: { symbol: "x", size: 11, color: colour("bad") }, customdata: [values[last]],
-    hovertemplate: `${run.status} at %{customdata:.4f}<extra>${common.name}</extra>`,
+    hovertemplate: `${run.status} at %{customdata:.5~g}<extra>${common.name}</extra>`,
   }];
 }
 
@@ -150,13 +150,17 @@ function greatest(values) {
   return values.reduce((a, b) => Math.max(a, b), -Infinity);
 }
 
+function isLogarithmic(key, wish) {
+  return key === "grad_norm" || (LOSSES.has(key) && wish.logLoss);
+}
+
 function rangeAtFirst(key, wish) {
   // One run that went astray, or began high, would make the others flat: the top of the training
   // loss is where that run begins that begins lowest, or where the last one ends, if that is
   // higher. A double click shows all.
   const visible = runs.filter((_, number) => !hidden.has(number));
   const good = visible.filter((run) => run.status !== "diverged");
-  const isLog = key === "grad_norm" || wish.logLoss;
+  const isLog = isLogarithmic(key, wish);
   const curves = (good.length ? good : visible)
     .map((run) => {
       const curve = key === "val_loss" ? { mean: run.evaluations.val_loss } : run.updates[key];
@@ -169,12 +173,12 @@ function rangeAtFirst(key, wish) {
   if (!curves.length) return undefined;
   const tops = curves.map(greatest);
   const ends = [
-    least(curves.map(least)),
+    key === "lr" ? 0 : least(curves.map(least)),
     key === "loss" ? Math.max(least(tops), ...curves.map((curve) => curve.at(-1))) : greatest(tops),
   ];
   const [low, high] = isLog ? ends.map(Math.log10) : ends;
   const margin = 0.05 * (high - low || Math.abs(high) || 1);
-  return [low - margin, high + margin];
+  return [key === "lr" ? 0 : low - margin, high + margin];
 }
 
 function layout(key, wish, range) {
@@ -184,7 +188,7 @@ function layout(key, wish, range) {
     ticklen: 4, automargin: true, exponentformat: "SI", minexponent: 4, fixedrange: false,
   };
   const unit = wish.place === "seconds" ? wish.time[1] : 1;
-  const isLog = key === "grad_norm" || (LOSSES.has(key) && wish.logLoss);
+  const isLog = isLogarithmic(key, wish);
   return {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
@@ -207,7 +211,7 @@ function layout(key, wish, range) {
       type: isLog ? "log" : "linear",
       ...(RANGED.has(key) ? { range } : {}),
       ...(isLog && range && range[1] - range[0] > 1.5 ? { dtick: 1 } : {}),
-      ...(key === "lr" || key === "tokens_per_second" || key === "mfu" ? { rangemode: "tozero" } : {}),
+      ...(key === "tokens_per_second" || key === "mfu" ? { rangemode: "tozero" } : {}),
       ...(key === "tokens_per_second" ? { tickformat: "~s" } : {}),
       ...(key === "mfu" ? { tickformat: ".0%" } : {}),
       ...(key === "lr" ? { exponentformat: "e", minexponent: 3 } : {}),
