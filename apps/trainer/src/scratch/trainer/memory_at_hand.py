@@ -1,5 +1,6 @@
 """How much memory is left, and how much of it a training may plan to use."""
 
+import sys
 from pathlib import Path
 
 import psutil
@@ -11,12 +12,12 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_bytes(device: torch.device, *, cgroup: Path = _CGROUP) -> int:
-    """Return the memory that `device` has left; for a CPU within the limits of a container too."""
+    """Return the memory that `device` has left; for a CPU within all limits set to this process."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free = psutil.virtual_memory().available
-    left = _left_in_container(cgroup)
-    return free if left is None else min(free, left)
+    limits = (_left_in_container(cgroup), _left_of_address_space())
+    left = [limit for limit in limits if limit is not None]
+    return max(0, min([psutil.virtual_memory().available, *left]))
 
 
 def _left_in_container(cgroup: Path) -> int | None:
@@ -33,4 +34,16 @@ def _left_in_container(cgroup: Path) -> int | None:
     if limit == "max":
         return None
     pages = dict(line.split() for line in counters)
-    return max(0, int(limit) - used + int(pages.get("inactive_file", 0)))
+    return int(limit) - used + int(pages.get("inactive_file", 0))
+
+
+def _left_of_address_space() -> int | None:
+    """Return what `ulimit -v` leaves, `None` where it sets no limit."""
+    if not sys.platform.startswith("linux"):
+        return None
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return None
+    return limit - psutil.Process().memory_info().vms
