@@ -394,6 +394,34 @@ def test_what_a_killed_process_left_behind_is_cleared_away(
     assert not work.exists()
 
 
+def test_what_a_killed_process_left_behind_makes_room_before_more_is_written(
+    fresh: PrepareSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_behind = fresh.out / "unfinished" / ".train.txt.0123abcd.tmp"
+    left_behind.parent.mkdir(parents=True)
+    left_behind.write_bytes(b"half of it")
+    write_texts = module.write_texts
+
+    def write_with_room(*arguments: Any, **options: Any) -> Any:
+        assert not left_behind.exists()
+        return write_texts(*arguments, **options)
+
+    monkeypatch.setattr(module, "write_texts", write_with_room)
+    prepare(fresh)
+
+
+def test_the_same_directory_by_another_path_goes_on(
+    fresh: PrepareSettings, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fresh.out.parent)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "token_dtype", interrupt)  # when all is encoded
+        with pytest.raises(KeyboardInterrupt):
+            prepare(fresh.model_copy(update={"out": Path("fresh")}))
+    prepare(fresh)
+    assert contents(fresh.out) == contents(data)
+
+
 def test_a_damaged_plan_is_refused_with_advice(fresh: PrepareSettings) -> None:
     (fresh.out / "unfinished").mkdir(parents=True)
     (fresh.out / "unfinished" / "plan.json").write_text('{"ori')
