@@ -324,4 +324,5 @@ def _sample(
     )
     text = "".join(pieces)
     run.journal.append([{**totals, "prompt": settings.sample_prompt, "sample": text}])
-    say(f"step {totals['step']:,} writes: {settings.sample_prompt}{text}")
+    on_one_line = " ".join(f"{settings.sample_prompt}{text}".split())
+    say(f"step {totals['step']:,} writes: {on_one_line}")
