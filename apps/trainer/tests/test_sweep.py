@@ -16,10 +16,7 @@ import pytest
 from scratch.trainer import cli
 from scratch.trainer.commands import ReportSettings, SweepSettings
 from scratch.trainer.config import TrainSettings
-from scratch.trainer.processes import start_training
 from scratch.trainer.sweep import print_sweep
-from scratch.trainer.sweep_plan import read_plan
-from scratch.trainer.sweep_results import newest_update, share_done
 from scratch.trainer.toml import dump_toml
 
 
@@ -349,56 +346,6 @@ def test_two_sweeps_in_one_directory_are_refused(
 
     trainings.endings["optimizer.lr=1e-3"] = another
     sweep(LR)
-
-
-# --- meanwhile
-
-
-def test_what_is_shown_meanwhile_comes_from_the_end_of_the_journal(
-    sweep: Callable[..., Any], tmp_path: Path
-) -> None:
-    sweep("optimizer.lr=3e-3")
-    run = tmp_path / "sweep" / "optimizer.lr=3e-3"
-    with (run / "metrics.jsonl").open("a") as file:
-        for step in range(1, 501):
-            line = {"step": step, "loss": 2.0, "tokens": 10 * step, "seconds": step / 9}
-            file.write(json.dumps(line) + "\n")
-        file.write('{"step": 500, "val_loss": 2.5}\n{"step": 501, "lo')
-    record = newest_update(run)
-    assert record is not None
-    assert record["step"] == 500
-    assert newest_update(tmp_path) is None
-    (training,) = read_plan(tmp_path / "sweep" / "sweep.json")
-    lengths = {"steps": None, "train_tokens": None, "train_seconds": None}
-    for length, share in ({"steps": 1000}, 0.5), ({"train_tokens": 4000}, 1.0):
-        training.settings.update({**lengths, **length})
-        assert share_done(training, record) == share
-    training.settings.update({**lengths, "train_seconds": 500 / 9 * 4})
-    assert share_done(training, record) == pytest.approx(0.25)
-
-
-# --- processes
-
-
-def test_a_process_writes_into_its_log_and_shares_the_cores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("scratch.trainer.processes._cores", lambda: 8)
-    shown: list[dict[str, Any]] = []
-    monkeypatch.setattr("subprocess.Popen", lambda _, **kept: shown.append(kept))
-    start_training(["presets"], tmp_path / "log.txt", 3)
-    start_training(["presets"], tmp_path / "log.txt", 1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    start_training(["presets"], tmp_path / "log.txt", 3)
-    assert [kept["env"].get("OMP_NUM_THREADS") for kept in shown] == ["2", None, "5"]
-
-
-def test_a_process_is_the_command_trainer(tmp_path: Path) -> None:
-    log = tmp_path / "log.txt"
-    log.write_text("before\n")
-    assert start_training(["presets", "no-such"], log, 1).wait() == 1
-    assert log.read_text().startswith("before\ntrainer: unknown preset no-such")
 
 
 def test_a_sweep_leaves_torch_to_its_trainings() -> None:
