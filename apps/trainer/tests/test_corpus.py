@@ -131,6 +131,11 @@ def test_a_missing_file_is_named_before_any_is_read(folder: Path) -> None:
         find_documents([folder / "bad.txt", folder / "no-such-file.txt"])
 
 
+def test_a_directory_is_refused_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"got the directory .*; name those in it"):
+        find_documents([tmp_path])
+
+
 @pytest.mark.parametrize(
     ("content", "offset"),
     [(b"abc\xffdef", 3), (b"abc<|endoftext|>d\xe2\x82", 17), (b"\xe2\x82<|endoftext|>abc", 0)],

@@ -48,7 +48,7 @@ class PrepareSettings(Settings):
     tokenizer: Path | None = None
     """A tokenizer file to use instead of training one."""
     json_field: str = "text"
-    """Where the text is in a line of a .jsonl file."""
+    """Where the text is in a line of a .jsonl file; a.b is the field b of the object at a."""
     shard_bytes: AtLeastOne = 2**26
     """About how much text goes into one token file."""
     workers: AtLeastOne | None = None

@@ -90,7 +90,7 @@ def find_documents(paths: Sequence[Path], *, json_field: str = "text") -> Corpus
     """Return the documents of the files.
 
     Raises:
-        ValueError: if there is no file, or no text in them.
+        ValueError: if there is no file, one is a directory, or there is no text in them.
         OSError: if a file cannot be read.
     """
     corpus = Corpus(tuple(paths), json_field)
@@ -98,6 +98,8 @@ def find_documents(paths: Sequence[Path], *, json_field: str = "text") -> Corpus
         raise ValueError("files must name at least one text file, got none")
     for path in corpus.paths:
         path.stat()  # a file that is not there is told before the others are read
+        if path.is_dir():
+            raise ValueError(f"files must be files, got the directory {path}; name those in it")
     if next(corpus.pieces(), None) is None:
         raise ValueError(f"files must hold some text, got none in {', '.join(map(str, paths))}")
     return corpus
