@@ -175,7 +175,6 @@ def test_other_settings_are_refused_and_all_named(
         seed=3,
         steps=None,
         train_seconds=5.0,
-        micro_batch_size=2,
         model=ModelSettings(context_length=16, d_model=32, num_layers=1, num_heads=2),
         optimizer=OptimizerSettings(lr=0.02),
     )
@@ -187,7 +186,6 @@ def test_other_settings_are_refused_and_all_named(
         "seed was 0, is 3",
         "steps was 12, is None",
         "train_seconds was None, is 5.0",
-        "micro_batch_size was None, is 2",
         "model.d_model was 16, is 32",
         "optimizer.lr was 0.01, is 0.02",
     }
@@ -206,6 +204,7 @@ def test_settings_that_change_nothing_that_is_computed_may_change(
         keep_checkpoints=1,
         evaluate_every=5,
         log_every=7,
+        micro_batch_size=2,
         config=tmp_path / "other.toml",
     )
     begin(finished, settings)

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stdout = None  # nobody reads on, as under `| head`: there is nobody to tell
         return 1
-    except (ValueError, OSError, ArithmeticError, ImportError) as error:
+    except (ValueError, OSError, ArithmeticError, ImportError, MemoryError) as error:
         print(f"trainer: {error}", file=sys.stderr)
         return 1
     return 0

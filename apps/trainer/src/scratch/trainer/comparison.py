@@ -5,29 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from .config import BESIDE_THE_COMPUTATION
+
 # Settings that do not change what is computed, or only by chance: runs that differ in no others are
 # seeds of one thing.
-_BESIDE_THE_POINT = frozenset(
-    {
-        "config",
-        "preset",
-        "resume",
-        "resume_step",
-        "out",
-        "device",
-        "max_seconds",
-        "max_tokens",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "evaluate_every",
-        "log_every",
-        "sample_every",
-        "sample_prompt",
-        "divergence_nats",
-        "trackers",
-        "seed",
-    }
-)
+_BESIDE_THE_POINT = BESIDE_THE_COMPUTATION | {"seed"}
 
 
 @dataclass(frozen=True)

@@ -155,3 +155,25 @@ class TrainSettings(Settings):
 
 # The settings of which one says how long a training is.
 LENGTHS = ("steps", "train_tokens", "train_seconds")
+
+# Settings that change nothing that is computed.
+BESIDE_THE_COMPUTATION = frozenset(
+    {
+        "config",
+        "preset",
+        "resume",
+        "resume_step",
+        "max_seconds",
+        "max_tokens",
+        "out",
+        "device",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "evaluate_every",
+        "log_every",
+        "sample_every",
+        "sample_prompt",
+        "divergence_nats",
+        "trackers",
+    }
+)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from scratch.optim import ByClock
 
 from .config import LENGTHS, OptimizerSettings, TrainSettings
+from .figures import planned_steps
 from .optimization import build_schedule
 
 
@@ -22,9 +23,7 @@ def total_steps(settings: TrainSettings) -> int | None:
         raise ValueError(
             f"train needs one of --steps, --train-tokens and --train-seconds, got {got}"
         )
-    if settings.train_tokens is not None:
-        return -(-settings.train_tokens // (settings.batch_size * settings.model.context_length))
-    return settings.steps
+    return planned_steps(settings)
 
 
 class Stopwatch:

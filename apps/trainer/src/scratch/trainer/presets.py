@@ -37,7 +37,7 @@ def print_presets(settings: PresetsSettings) -> None:
 
 
 def _files() -> dict[str, Traversable]:
-    folder = files(__package__) / "presets"
+    folder = files("scratch.trainer") / "presets"
     found = [file for file in folder.iterdir() if file.name.endswith(".toml")]
     return {file.name.removesuffix(".toml"): file for file in found}
 

@@ -28,37 +28,16 @@ from scratch.train import Stateful, atomic_write
 
 from .checkpoints import Checkpoints
 from .commands import Checkpoint
-from .config import ModelSettings, TrainSettings
+from .config import BESIDE_THE_COMPUTATION, ModelSettings, TrainSettings
 from .device import describe_environment
 from .journal import Journal
 from .prepare import PreparedData
 from .run_files import RunFiles, Status
 from .toml import dump_toml
 
-# A run may be resumed with other values of these: they do not change what is computed.
-_FREE_TO_CHANGE = frozenset(
-    {
-        "config",
-        "preset",
-        "resume",
-        "resume_step",
-        "init_from",
-        "max_seconds",
-        "max_tokens",
-        "data",
-        "out",
-        "device",
-        "compile",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "evaluate_every",
-        "log_every",
-        "sample_every",
-        "sample_prompt",
-        "divergence_nats",
-        "trackers",
-    }
-)
+# A run may be resumed with other values of these. How a batch is cut, and whether the model is
+# compiled, changes the last digits; both may have to change for a run to go on at all.
+_FREE_TO_CHANGE = BESIDE_THE_COMPUTATION | {"data", "init_from", "compile", "micro_batch_size"}
 # What belongs to one session of the run, and not to the run.
 _NOT_SAVED = frozenset({"config", "preset", "resume", "resume_step", "max_seconds", "max_tokens"})
 
@@ -88,7 +67,14 @@ class RunDirectory:
         finally:
             lock.release()
 
-    def begin(self, settings: TrainSettings, data: PreparedData, device: torch.device) -> None:
+    def begin(
+        self,
+        settings: TrainSettings,
+        data: PreparedData,
+        device: torch.device,
+        *,
+        parameters: int | None = None,
+    ) -> None:
         """Write down what the run is, or check that it is this one, if it is resumed.
 
         Raises:
@@ -106,7 +92,11 @@ class RunDirectory:
             unfinished.unlink()
         data.tokenizer.save(self.path / "tokenizer.json")
         self._write("data.json", json.dumps(data.manifest, indent=2))
-        environment = {**describe_environment(device), "seed": settings.seed}
+        environment = {
+            **describe_environment(device),
+            "seed": settings.seed,
+            "parameters": parameters,
+        }
         self._write("environment.json", json.dumps(environment, indent=2))
         self._write("config.toml", dump_toml(settings, leave_out=_NOT_SAVED))
 

@@ -67,10 +67,11 @@ class RunFiles:
         return cast("dict[str, Any]", values)
 
     def parameters(self) -> int | None:
-        """Return how many parameters the model has, where its weights are written."""
+        """Return how many parameters the model has, where something tells."""
         weights = self.path / "model.safetensors"
         if not weights.is_file():
-            return None
+            known = self.environment().get("parameters")
+            return known if isinstance(known, int) else None
         with weights.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from scratch.nn import TransformerLM, fast_matmul
+from scratch.nn import TransformerLM, count_parameters, fast_matmul
 from scratch.optim import clip_grad_norm
 from scratch.train import (
     Batch,
@@ -77,7 +77,7 @@ def train(settings: TrainSettings, *, resume_command: str | None = None) -> RunD
     run = RunDirectory(settings.out)
     with run.locked(), Signals() as signals:
         settings = _with_micro_batch(settings, run, model)
-        run.begin(settings, data, device)
+        run.begin(settings, data, device, parameters=count_parameters(model.config).total)
         with _bad_end_written_down(run, settings):
             totals, stopped = _train(settings, run, model, sampler, data, signals)
             if stopped is None:
@@ -126,7 +126,7 @@ def _train(
         if pace.fraction(totals["step"], totals["seconds"]) >= 1:
             return totals, None
     say(
-        f"{sum(p.numel() for p in model.parameters()):,} parameters on {model.head_weight.device}, "
+        f"{count_parameters(model.config).total:,} parameters on {model.head_weight.device}, "
         f"{len(data.train):,} tokens of {data.tokenizer.vocab_size:,} kinds to learn from"
     )
     start, stop, stopped = totals["step"], pace.steps or sys.maxsize, None
