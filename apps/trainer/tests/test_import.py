@@ -22,6 +22,7 @@ from scratch.trainer.commands import (
 from scratch.trainer.config import ModelSettings
 from scratch.trainer.continuation import Continuation, Sampling, draw_tokens
 from scratch.trainer.export import export
+from scratch.trainer.foreign_weights import read_weights
 from scratch.trainer.import_ import import_
 from scratch.trainer.run import RunDirectory, build_model
 from scratch.trainer.sample import print_sample
@@ -199,6 +200,7 @@ def test_narrow_weights_are_widened_exactly(source: Path, tmp_path: Path, dtype:
     path = source / "model.safetensors"
     weights = {name: weight.to(dtype) for name, weight in load_file(path).items()}
     save_file(weights, path)
+    assert {weight.dtype for weight in read_weights(source).values()} == {torch.float32}
     import_(ImportSettings(source=source, out=tmp_path / "run"))
     model = RunDirectory(tmp_path / "run").load_model(CPU)
     embedding = model.token_embeddings.weight

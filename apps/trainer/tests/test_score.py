@@ -230,13 +230,15 @@ def test_the_score_of_a_run_does_not_depend_on_the_batch_size(
 
 
 def test_compressors_get_the_very_bytes_that_are_scored(unbroken: Path, tmp_path: Path) -> None:
-    texts = ["a small house. " * 40, "the cat", "漢字 🙃"]
+    words = np.random.default_rng(0).choice(["the", "cat", "dog", "sat", "naïve"], 3000)
+    texts = [" ".join(words), "the cat", "漢字 🙃"]
     path = tmp_path / "text.txt"
     path.write_text("<|endoftext|>".join(texts), encoding="utf-8")
     result = score(EvaluateSettings(run=unbroken, files=(path,)))
     text = "".join(texts).encode()
     assert result.bytes == len(text)
     assert result.gzip_bits_per_byte == 8 * len(gzip.compress(text, 9)) / len(text)
+    assert len(gzip.compress(text, 9)) != len(gzip.compress(text, 6))
     assert result.xz_bits_per_byte == 8 * len(lzma.compress(text, preset=9)) / len(text)
 
 
