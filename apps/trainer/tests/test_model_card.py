@@ -84,3 +84,10 @@ def test_a_run_that_tells_nothing_has_a_card_without_figures(finished: Path) -> 
     assert "imported" not in text
     assert "## Data" not in text
     assert "## On held-out text" not in text
+
+
+def test_a_run_that_went_on_from_another_says_so(finished: Path) -> None:
+    assert "trained from scratch" in card_of(finished)[1]
+    config = finished / "config.toml"
+    config.write_text(f'init_from = "/some/where/first"\n{config.read_text()}')
+    assert "trained on from the model of `first`" in card_of(finished)[1]

@@ -68,8 +68,10 @@ def _introduction(model: TransformerLM, entries: dict[str, Any], origin: Provena
     if origin.is_imported:
         history = "It was imported, not trained, by scratch-trainer."
     else:
+        before = origin.settings.init_from
+        start = "from scratch" if before is None else f"on from the model of `{before.name}`"
         history = (
-            f"It was trained from scratch by scratch-trainer, as the run `{origin.name}`;\n"
+            f"It was trained {start} by scratch-trainer, as the run `{origin.name}`;\n"
             f"these are its {origin.which}. It continues text of the kind that it was trained on, "
             "and has not been\ntaught to answer."
         )
