@@ -33,15 +33,15 @@ from scratch.nn import fast_matmul
 from scratch.optim import clip_grad_norm
 from scratch.train import Batch, WindowSampler
 from scratch.trainer.commands import PrepareSettings
-from scratch.trainer.compiling import build_loss
 from scratch.trainer.config import ModelSettings, OptimizerSettings, TrainSettings
-from scratch.trainer.journal import Journal
-from scratch.trainer.optimization import build_optimizer
-from scratch.trainer.prepare import PreparedData, prepare
+from scratch.trainer.data.prepare import PreparedData, prepare
+from scratch.trainer.data.stdlib_corpus import stdlib_sources
 from scratch.trainer.process import keep_freed_memory, let_waiting_threads_sleep
-from scratch.trainer.run import build_model, with_d_ff
-from scratch.trainer.stdlib_corpus import stdlib_sources
-from scratch.trainer.train import micro_batches, train
+from scratch.trainer.runs.journal import Journal
+from scratch.trainer.runs.run import build_model, with_d_ff
+from scratch.trainer.training.compiling import build_loss
+from scratch.trainer.training.optimization import build_optimizer
+from scratch.trainer.training.train import micro_batches, train
 
 Facts = dict[str, Any]
 
@@ -199,8 +199,9 @@ def wall_seconds(settings: TrainSettings) -> float:
 def start(settings: TrainSettings, rounds: int, folder: Path) -> Facts:
     """Start in a process that has imported everything, and look for the first line."""
     program = (
-        "import sys, time; import torch._dynamo, scratch.trainer.train, scratch.trainer.cli\n"
-        "from scratch.trainer.journal import Journal\n"
+        "import sys, time, torch._dynamo\n"
+        "import scratch.trainer.training.train, scratch.trainer.cli\n"
+        "from scratch.trainer.runs.journal import Journal\n"
         "append, begin = Journal.append, time.perf_counter()\n"
         "def note(*a):\n"
         "    print(time.perf_counter() - begin, flush=True); append(*a)\n"

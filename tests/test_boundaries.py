@@ -36,9 +36,12 @@ def sources(part: str) -> list[Path]:
 
 
 def imports_of(part: str) -> set[str]:
-    texts = [path.read_text(encoding="utf-8") for path in sources(part)]
-    found = set().union(*(imported_parts(text, package=f"scratch.{part}") for text in texts))
-    return found - sys.stdlib_module_names
+    found: set[str] = set()
+    for path in sources(part):
+        package = ".".join(path.parent.relative_to(MEMBERS[part] / "src").parts)
+        found |= imported_parts(path.read_text(encoding="utf-8"), package=package)
+    # Above its own folder a member is still at home.
+    return found - {f"scratch.{part}"} - sys.stdlib_module_names
 
 
 def declared_dependencies(part: str) -> set[str]:

@@ -15,8 +15,8 @@ import torch
 
 from scratch.trainer.commands import PrepareSettings
 from scratch.trainer.config import ModelSettings, OptimizerSettings, TrainSettings
-from scratch.trainer.prepare import prepare
-from scratch.trainer.train import train
+from scratch.trainer.data.prepare import prepare
+from scratch.trainer.training.train import train
 
 MakeSettings = Callable[..., TrainSettings]
 StartTrainer = Callable[..., BaseProcess]
@@ -105,7 +105,7 @@ def start_trainer() -> Iterator[StartTrainer]:
     imported what torch's optimizers do when the first of them is made.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "scratch.trainer.train", "torch._dynamo"])
+    context.set_forkserver_preload(["pytest", "scratch.trainer.training.train", "torch._dynamo"])
     started: list[BaseProcess] = []
 
     def start(*arguments: object) -> BaseProcess:

@@ -25,7 +25,7 @@ from scratch.trainer.commands import (
     SweepSettings,
 )
 from scratch.trainer.config import ModelSettings, TrainSettings
-from scratch.trainer.run import RunDirectory
+from scratch.trainer.runs.run import RunDirectory
 
 
 def run(*arguments: object) -> int:
@@ -376,7 +376,8 @@ def test_an_interrupt_exits_with_130(
         raise KeyboardInterrupt
 
     name = command.split()[0]
-    monkeypatch.setattr(f"scratch.trainer.{name}.{name}", interrupt)
+    module, function = COMMANDS[name].work.split(":")
+    monkeypatch.setattr(f"scratch.trainer.{module}.{function}", interrupt)
     assert run(*command.split()) == 130
     assert capsys.readouterr().err == f"\ntrainer: interrupted{hint}\n"
 

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from scratch.trainer.cli import parse
-from scratch.trainer.combinations import check_common, combine
+from scratch.trainer.sweep.combinations import check_common, combine
 
 
 def flags(vary: list[str], case: list[str]) -> list[list[str]]:

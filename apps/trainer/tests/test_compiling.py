@@ -8,10 +8,10 @@ from torch import Tensor
 
 from scratch.nn import TransformerLM
 from scratch.train import Batch
-from scratch.trainer import compiling
-from scratch.trainer.compiling import build_loss
 from scratch.trainer.config import ModelSettings
-from scratch.trainer.run import build_model
+from scratch.trainer.runs.run import build_model
+from scratch.trainer.training import compiling
+from scratch.trainer.training.compiling import build_loss
 
 CPU_TINY = ModelSettings(context_length=8, d_model=16, num_layers=1, num_heads=2)
 

@@ -10,7 +10,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scratch.trainer.corpus import (
+from scratch.trainer.data.corpus import (
     END_OF_TEXT,
     Corpus,
     Document,

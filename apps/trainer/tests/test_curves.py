@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scratch.trainer.curves import group, learning_curves
+from scratch.trainer.report.curves import group, learning_curves
 
 
 def update(step: int, **changes: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import pytest
 
-from scratch.trainer import display
-from scratch.trainer.display import TrainingDisplay, say
+from scratch.trainer.watching import display
+from scratch.trainer.watching.display import TrainingDisplay, say
 
 pty = pytest.importorskip("pty", reason="there are no pseudo-terminals on Windows")
 

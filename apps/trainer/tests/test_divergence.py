@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from scratch.trainer.divergence import DivergedError, DivergenceDetector
+from scratch.trainer.training.divergence import DivergedError, DivergenceDetector
 
 
 def feed(losses: list[float], margin_nats: float = 2.0) -> int | None:

@@ -13,12 +13,12 @@ from typing import Any, get_args
 
 import pytest
 
-from scratch.trainer import download as module
 from scratch.trainer.cli import parse
 from scratch.trainer.commands import DatasetName, DownloadSettings, PrepareSettings
-from scratch.trainer.datasets import DATASETS, HUB, Dataset, RemoteFile
-from scratch.trainer.download import download, print_download
-from scratch.trainer.partial_file import DamagedError
+from scratch.trainer.hub import download as module
+from scratch.trainer.hub.datasets import DATASETS, HUB, Dataset, RemoteFile
+from scratch.trainer.hub.download import download, print_download
+from scratch.trainer.hub.partial_file import DamagedError
 
 TEXTS = {"train": b"Once upon a time there was a cat.", "validation": b"Once there was a dog."}
 

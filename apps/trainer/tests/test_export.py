@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 
 from scratch.bpe import Tokenizer
 from scratch.nn import config_from_llama, from_llama_state_dict
-from scratch.trainer import export as module
-from scratch.trainer import verification
 from scratch.trainer.commands import ExportSettings
 from scratch.trainer.config import ModelSettings
-from scratch.trainer.export import export
-from scratch.trainer.run import RunDirectory, build_model
+from scratch.trainer.exchange import export as module
+from scratch.trainer.exchange import verification
+from scratch.trainer.exchange.export import export
+from scratch.trainer.runs.run import RunDirectory, build_model
 from scratch.trainer.toml import dump_toml
 
 FILES = {

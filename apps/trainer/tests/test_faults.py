@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from scratch.trainer.cli import main
-from scratch.trainer.prepare import PreparedData
-from scratch.trainer.run import RunDirectory
+from scratch.trainer.data.prepare import PreparedData
+from scratch.trainer.runs.run import RunDirectory
 
 StartTrainer = Callable[..., BaseProcess]
 PATIENCE_SECONDS = 60

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from scratch.trainer.fetching import fetch
-from scratch.trainer.partial_file import DamagedError
+from scratch.trainer.hub.fetching import fetch
+from scratch.trainer.hub.partial_file import DamagedError
 
 CONTENT = random.Random(1).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -356,7 +356,7 @@ def test_a_server_that_falls_silent_is_asked_again(hub: Hub, path: Path) -> None
 def test_killed_in_the_middle_it_goes_on(hub: Hub, path: Path) -> None:
     hub.stalls = True
     part = path.with_name("file.txt.part")
-    program = "import sys, pathlib; from scratch.trainer.fetching import fetch; "
+    program = "import sys, pathlib; from scratch.trainer.hub.fetching import fetch; "
     program += "fetch(sys.argv[1], pathlib.Path(sys.argv[2]), sha256=sys.argv[3])"
     arguments = [sys.executable, "-c", program, hub.url, str(path), SHA256]
     with subprocess.Popen(arguments) as process:

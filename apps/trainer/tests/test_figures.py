@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from scratch.trainer.config import ModelSettings, TrainSettings
-from scratch.trainer.figures import planned_steps, read_figures, run_names
-from scratch.trainer.run_files import RunFiles
+from scratch.trainer.runs.figures import planned_steps, read_figures, run_names
+from scratch.trainer.runs.run_files import RunFiles
 from scratch.trainer.toml import dump_toml
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scratch.trainer.corpus import END_OF_TEXT, Corpus
-from scratch.trainer.hold_out import TextSize, write_texts
+from scratch.trainer.data.corpus import END_OF_TEXT, Corpus
+from scratch.trainer.data.hold_out import TextSize, write_texts
 
 TEXT = st.lists(
     st.sampled_from(["one line\n", "win\r\n", "naïve", "漢字", "🙃", "\n", " "]),

@@ -20,15 +20,15 @@ from scratch.trainer.commands import (
     ImportSettings,
 )
 from scratch.trainer.config import ModelSettings
-from scratch.trainer.continuation import Continuation, Sampling, draw_tokens
-from scratch.trainer.export import export
-from scratch.trainer.foreign_weights import read_weights
-from scratch.trainer.import_ import import_
-from scratch.trainer.run import RunDirectory, build_model
-from scratch.trainer.sample import print_sample
-from scratch.trainer.score import score
+from scratch.trainer.exchange.export import export
+from scratch.trainer.exchange.foreign_weights import read_weights
+from scratch.trainer.exchange.import_ import import_
+from scratch.trainer.runs.run import RunDirectory, build_model
 from scratch.trainer.toml import dump_toml
-from scratch.trainer.train import train
+from scratch.trainer.training.train import train
+from scratch.trainer.using.continuation import Continuation, Sampling, draw_tokens
+from scratch.trainer.using.sample import print_sample
+from scratch.trainer.using.score import score
 
 CPU = torch.device("cpu")
 END_OF_TEXT = "<|endoftext|>"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scratch.trainer.journal import Journal
+from scratch.trainer.runs.journal import Journal
 
 UPDATES = [
     {"step": step, "tokens": 64 * step, "seconds": step / 4, "loss": 5.0 - step}

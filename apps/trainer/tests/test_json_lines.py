@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scratch.trainer.json_lines import is_json_lines, read_json_lines, split_lines
+from scratch.trainer.data.json_lines import is_json_lines, read_json_lines, split_lines
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 

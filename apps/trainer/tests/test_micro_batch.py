@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from scratch.nn import TransformerConfig
-from scratch.trainer import memory_at_hand, micro_batch
 from scratch.trainer.config import ModelSettings, OptimizerSettings, TrainSettings
-from scratch.trainer.memory_at_hand import free_bytes
-from scratch.trainer.micro_batch import (
+from scratch.trainer.runs.run import build_model, with_d_ff
+from scratch.trainer.training import memory_at_hand, micro_batch
+from scratch.trainer.training.memory_at_hand import free_bytes
+from scratch.trainer.training.micro_batch import (
     advise_out_of_memory,
     candidates,
     estimate,
@@ -23,8 +24,7 @@ from scratch.trainer.micro_batch import (
     succeeds,
     take_passes,
 )
-from scratch.trainer.optimization import build_optimizer
-from scratch.trainer.run import build_model, with_d_ff
+from scratch.trainer.training.optimization import build_optimizer
 
 TINY = ModelSettings(context_length=16, d_model=16, num_layers=2, num_heads=2, qk_norm="rms")
 CPU = torch.device("cpu")
@@ -237,8 +237,8 @@ _STARVED = """
 import resource, torch
 from pathlib import Path
 from scratch.trainer.config import ModelSettings, TrainSettings
-from scratch.trainer.micro_batch import advise_out_of_memory, take_passes
-from scratch.trainer.run import build_model
+from scratch.trainer.training.micro_batch import advise_out_of_memory, take_passes
+from scratch.trainer.runs.run import build_model
 
 torch.set_num_threads(1)
 model = ModelSettings(context_length=256, d_model=64, num_layers=1, num_heads=2)

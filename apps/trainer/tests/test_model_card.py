@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from scratch.nn import llama_config
-from scratch.trainer.model_card import model_card
-from scratch.trainer.provenance import Provenance
-from scratch.trainer.run import RunDirectory
+from scratch.trainer.exchange.model_card import model_card
+from scratch.trainer.exchange.provenance import Provenance
+from scratch.trainer.runs.run import RunDirectory
 
 
 def card_of(run: Path, name: str = "tales", **choices: Any) -> tuple[dict[str, Any], str]:

@@ -12,9 +12,9 @@ from scratch.nn import TransformerConfig, TransformerLM
 from scratch.optim import AdamW, Hybrid, WarmupCosine, WarmupLinear, WarmupStableDecay
 from scratch.trainer.config import OptimizerSettings, TrainSettings
 from scratch.trainer.device import choose_precision
-from scratch.trainer.optimization import build_optimizer, build_schedule
-from scratch.trainer.run import RunDirectory
-from scratch.trainer.train import train
+from scratch.trainer.runs.run import RunDirectory
+from scratch.trainer.training.optimization import build_optimizer, build_schedule
+from scratch.trainer.training.train import train
 
 MakeSettings = Callable[..., TrainSettings]
 MUON = OptimizerSettings(kind="muon", lr=0.01, muon_lr=0.02)

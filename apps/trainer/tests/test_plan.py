@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from scratch.nn import TransformerConfig, memory_estimate
-from scratch.trainer import training_plan
-from scratch.trainer.burst import Burst, choose_size, measure
 from scratch.trainer.commands import PlanSettings
 from scratch.trainer.config import ModelSettings, TrainSettings
-from scratch.trainer.gpt2_sizes import CARD_BYTES, account_for_gpt2
-from scratch.trainer.plan import print_plan
-from scratch.trainer.plan_display import as_bytes, as_flops, duration
-from scratch.trainer.training_plan import plan_training
+from scratch.trainer.plan import training_plan
+from scratch.trainer.plan.burst import Burst, choose_size, measure
+from scratch.trainer.plan.gpt2_sizes import CARD_BYTES, account_for_gpt2
+from scratch.trainer.plan.plan import print_plan
+from scratch.trainer.plan.plan_display import as_bytes, as_flops, duration
+from scratch.trainer.plan.training_plan import plan_training
 
 CPU = torch.device("cpu")
 

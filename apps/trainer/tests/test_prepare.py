@@ -20,10 +20,10 @@ import zstandard
 from filelock import FileLock
 
 from scratch.bpe import Tokenizer
-from scratch.trainer import prepare as module
 from scratch.trainer.cli import main
 from scratch.trainer.commands import PrepareSettings
-from scratch.trainer.prepare import PreparedData, prepare, print_prepared
+from scratch.trainer.data import prepare as module
+from scratch.trainer.data.prepare import PreparedData, prepare, print_prepared
 
 EOT = "<|endoftext|>"
 PATIENCE_SECONDS = 60

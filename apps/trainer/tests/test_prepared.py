@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from scratch.train import TokenShards, window_batch
 from scratch.trainer.commands import PrepareSettings
-from scratch.trainer.prepare import prepare
-from scratch.trainer.prepared import PreparedData, split_documents
+from scratch.trainer.data.prepare import prepare
+from scratch.trainer.data.prepared import PreparedData, split_documents
 
 ANY = settings(deadline=None, derandomize=True)
 

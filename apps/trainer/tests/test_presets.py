@@ -6,9 +6,9 @@ import pytest
 
 from scratch.trainer.cli import main
 from scratch.trainer.config import TrainSettings
-from scratch.trainer.pace import total_steps
 from scratch.trainer.presets import preset_names, read_preset
-from scratch.trainer.run import build_model
+from scratch.trainer.runs.run import build_model
+from scratch.trainer.training.pace import total_steps
 
 every_preset = pytest.mark.parametrize("name", preset_names())
 

@@ -3,14 +3,14 @@ from typing import Any
 
 import pytest
 
-from scratch.trainer.processes import start_training
+from scratch.trainer.sweep.processes import start_training
 
 
 def test_a_process_writes_into_its_log_and_shares_the_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("scratch.trainer.processes._cores", lambda: 8)
+    monkeypatch.setattr("scratch.trainer.sweep.processes._cores", lambda: 8)
     shown: list[dict[str, Any]] = []
     monkeypatch.setattr("subprocess.Popen", lambda _, **kept: shown.append(kept))
     start_training(["presets"], tmp_path / "log.txt", 3)

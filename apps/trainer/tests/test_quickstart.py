@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from scratch.trainer import pace
 from scratch.trainer import quickstart as module
 from scratch.trainer.commands import QuickstartSettings
+from scratch.trainer.data.stdlib_corpus import stdlib_sources
 from scratch.trainer.quickstart import quickstart
-from scratch.trainer.run import RunDirectory
-from scratch.trainer.stdlib_corpus import stdlib_sources
+from scratch.trainer.runs.run import RunDirectory
+from scratch.trainer.training import pace
 
 NAMES = ["path", "name", "value", "index", "result", "self", "other", "line", "text", "size"]
 

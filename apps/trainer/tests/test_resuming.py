@@ -16,8 +16,8 @@ import pytest
 
 from scratch.trainer.cli import main
 from scratch.trainer.config import TrainSettings
-from scratch.trainer.run import RunDirectory
-from scratch.trainer.train import train
+from scratch.trainer.runs.run import RunDirectory
+from scratch.trainer.training.train import train
 
 MakeSettings = Callable[..., TrainSettings]
 StartTrainer = Callable[..., BaseProcess]

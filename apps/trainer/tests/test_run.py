@@ -17,8 +17,8 @@ from scratch.optim import SGD
 from scratch.train import CheckpointError, Snapshot
 from scratch.trainer.commands import Checkpoint
 from scratch.trainer.config import ModelSettings, OptimizerSettings, TrainSettings
-from scratch.trainer.prepare import PreparedData
-from scratch.trainer.run import RunDirectory, build_model, with_d_ff
+from scratch.trainer.data.prepare import PreparedData
+from scratch.trainer.runs.run import RunDirectory, build_model, with_d_ff
 
 MakeSettings = Callable[..., TrainSettings]
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ import pytest
 from filelock import FileLock
 
 from scratch.trainer.config import TrainSettings
-from scratch.trainer.run_files import RunFiles, State, find_runs, read_journal
+from scratch.trainer.runs.run_files import RunFiles, State, find_runs, read_journal
 from scratch.trainer.toml import dump_toml
 
 UPDATE = {"step": 1, "tokens": 8, "seconds": 0.5, "loss": 2.0}
@@ -141,7 +141,7 @@ def test_runs_are_found_at_any_depth_in_order_and_not_inside_of_runs(tmp_path: P
 
 def test_reports_and_lists_do_without_torch() -> None:
     code = (
-        "import sys, scratch.trainer.report, scratch.trainer.runs; "
+        "import sys, scratch.trainer.report.report, scratch.trainer.runs.listing; "
         "sys.exit(bool({'torch', 'plotly.graph_objects', 'pandas'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

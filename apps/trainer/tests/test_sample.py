@@ -12,11 +12,11 @@ import torch
 
 from scratch.bpe import Tokenizer
 from scratch.nn import TransformerLM, generate
-from scratch.trainer import continuation
 from scratch.trainer.commands import GenerateSettings
-from scratch.trainer.continuation import Continuation, Sampling
-from scratch.trainer.run import RunDirectory
-from scratch.trainer.sample import continue_text, print_sample
+from scratch.trainer.runs.run import RunDirectory
+from scratch.trainer.using import continuation
+from scratch.trainer.using.continuation import Continuation, Sampling
+from scratch.trainer.using.sample import continue_text, print_sample
 
 END_OF_TEXT = "<|endoftext|>"
 

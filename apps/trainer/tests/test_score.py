@@ -16,14 +16,14 @@ import zstandard
 
 from scratch.nn import TransformerLM
 from scratch.train import TokenShards
-from scratch.trainer import score as module
 from scratch.trainer.commands import EvaluateSettings, PrepareSettings
 from scratch.trainer.config import ModelSettings
-from scratch.trainer.corpus import find_documents
-from scratch.trainer.prepare import prepare
-from scratch.trainer.prepared import PreparedData, split_documents
-from scratch.trainer.run import RunDirectory, build_model
-from scratch.trainer.score import (
+from scratch.trainer.data.corpus import find_documents
+from scratch.trainer.data.prepare import prepare
+from scratch.trainer.data.prepared import PreparedData, split_documents
+from scratch.trainer.runs.run import RunDirectory, build_model
+from scratch.trainer.using import score as module
+from scratch.trainer.using.score import (
     encode_documents,
     evaluate_documents,
     evaluate_tokens,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from scratch.trainer.sparkline import Course, sparkline
+from scratch.trainer.watching.sparkline import Course, sparkline
 
 
 def course(values: list[float]) -> Course:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scratch.trainer.stdlib_corpus import stdlib_sources
+from scratch.trainer.data.stdlib_corpus import stdlib_sources
 
 
 def held_out(name: str) -> bool:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scratch.trainer.stop_strings import StopStrings
+from scratch.trainer.using.stop_strings import StopStrings
 
 TEXTS = st.text("abc", max_size=12)
 STRINGS = st.lists(st.text("abc", min_size=1, max_size=4), max_size=3)

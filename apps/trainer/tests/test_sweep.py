@@ -16,7 +16,7 @@ import pytest
 from scratch.trainer import cli
 from scratch.trainer.commands import ReportSettings, SweepSettings
 from scratch.trainer.config import TrainSettings
-from scratch.trainer.sweep import print_sweep
+from scratch.trainer.sweep.sweep import print_sweep
 from scratch.trainer.toml import dump_toml
 
 
@@ -349,7 +349,7 @@ def test_two_sweeps_in_one_directory_are_refused(
 
 
 def test_a_sweep_leaves_torch_to_its_trainings() -> None:
-    code = "import sys, scratch.trainer.sweep; sys.exit('torch' in sys.modules)"
+    code = "import sys, scratch.trainer.sweep.sweep; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from scratch.trainer.sweep_plan import Training
-from scratch.trainer.sweep_results import newest_update, share_done
+from scratch.trainer.sweep.sweep_plan import Training
+from scratch.trainer.sweep.sweep_results import newest_update, share_done
 
 LENGTHS = {"steps": None, "train_tokens": None, "train_seconds": None}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scratch.trainer.trackers import Trackers
+from scratch.trainer.watching.trackers import Trackers
 
 MakeModule = Callable[..., Path]
 
@@ -276,7 +276,7 @@ def test_the_tracker_ends_by_itself_when_the_trainer_is_killed(
 ) -> None:
     notes = make_module("wandb")
     program = (
-        "from pathlib import Path; from scratch.trainer.trackers import Trackers\n"
+        "from pathlib import Path; from scratch.trainer.watching.trackers import Trackers\n"
         "trackers = Trackers.open(['wandb'], Path('run'), {})\n"
         "trackers.log({'step': 1, 'loss': 2.5})\n"
         "import threading; threading.Event().wait()\n"

@@ -18,13 +18,13 @@ from torch import Tensor
 from scratch.nn import TransformerLM
 from scratch.optim import WarmupCosine
 from scratch.train import Batch, NonFiniteError
-from scratch.trainer import compiling, pace
-from scratch.trainer import train as module
 from scratch.trainer.config import ModelSettings, OptimizerSettings, TrainSettings
-from scratch.trainer.divergence import DivergedError, DivergenceDetector
-from scratch.trainer.pace import Pace, Stopwatch
-from scratch.trainer.run import RunDirectory
-from scratch.trainer.train import train
+from scratch.trainer.runs.run import RunDirectory
+from scratch.trainer.training import compiling, pace
+from scratch.trainer.training import train as module
+from scratch.trainer.training.divergence import DivergedError, DivergenceDetector
+from scratch.trainer.training.pace import Pace, Stopwatch
+from scratch.trainer.training.train import train
 
 MakeSettings = Callable[..., TrainSettings]
 RESULT = "model.safetensors"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from scratch.trainer.sparkline import Course
-from scratch.trainer.training_panel import State, training_line, training_panel
+from scratch.trainer.watching.sparkline import Course
+from scratch.trainer.watching.training_panel import State, training_line, training_panel
 
 UPDATE = {
     "step": 4200,

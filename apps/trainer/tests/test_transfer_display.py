@@ -6,9 +6,9 @@ from contextlib import suppress
 
 import pytest
 
-from scratch.trainer import transfer_display
-from scratch.trainer.display import say
-from scratch.trainer.transfer_display import TransferDisplay
+from scratch.trainer.hub import transfer_display
+from scratch.trainer.hub.transfer_display import TransferDisplay
+from scratch.trainer.watching.display import say
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scratch.trainer.units import ago, clock, decimals, short
+from scratch.trainer.watching.units import ago, clock, decimals, short
 
 
 @pytest.mark.parametrize(

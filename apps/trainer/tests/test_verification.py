@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scratch.nn import TransformerLM, generate, to_llama_state_dict
-from scratch.trainer import export as module
 from scratch.trainer.commands import ExportSettings, ImportSettings
 from scratch.trainer.config import ModelSettings
-from scratch.trainer.export import export
-from scratch.trainer.import_ import import_
-from scratch.trainer.run import RunDirectory, build_model
+from scratch.trainer.exchange import export as module
+from scratch.trainer.exchange.export import export
+from scratch.trainer.exchange.import_ import import_
+from scratch.trainer.runs.run import RunDirectory, build_model
 from scratch.trainer.toml import dump_toml
 
 CPU = torch.device("cpu")

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from scratch.trainer import work_progress as module
-from scratch.trainer.work_progress import WorkProgress
+from scratch.trainer.watching import work_progress as module
+from scratch.trainer.watching.work_progress import WorkProgress
 
 
 class Clock:

@@ -27,17 +27,17 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "quickstart": Command(commands.QuickstartSettings, "quickstart:quickstart"),
-    "download": Command(commands.DownloadSettings, "download:print_download"),
-    "prepare": Command(commands.PrepareSettings, "prepare:print_prepared"),
-    "plan": Command(commands.PlanSettings, "plan:print_plan"),
-    "train": Command(TrainSettings, "train:train"),
-    "sweep": Command(commands.SweepSettings, "sweep:print_sweep"),
-    "runs": Command(commands.RunsSettings, "runs:print_runs"),
-    "report": Command(commands.ReportSettings, "report:write_report"),
-    "evaluate": Command(commands.EvaluateSettings, "score:print_score"),
-    "generate": Command(commands.GenerateSettings, "sample:print_sample"),
-    "export": Command(commands.ExportSettings, "export:export"),
-    "import": Command(commands.ImportSettings, "import_:import_"),
+    "download": Command(commands.DownloadSettings, "hub.download:print_download"),
+    "prepare": Command(commands.PrepareSettings, "data.prepare:print_prepared"),
+    "plan": Command(commands.PlanSettings, "plan.plan:print_plan"),
+    "train": Command(TrainSettings, "training.train:train"),
+    "sweep": Command(commands.SweepSettings, "sweep.sweep:print_sweep"),
+    "runs": Command(commands.RunsSettings, "runs.listing:print_runs"),
+    "report": Command(commands.ReportSettings, "report.report:write_report"),
+    "evaluate": Command(commands.EvaluateSettings, "using.score:print_score"),
+    "generate": Command(commands.GenerateSettings, "using.sample:print_sample"),
+    "export": Command(commands.ExportSettings, "exchange.export:export"),
+    "import": Command(commands.ImportSettings, "exchange.import_:import_"),
     "presets": Command(commands.PresetsSettings, "presets:print_presets"),
 }
 

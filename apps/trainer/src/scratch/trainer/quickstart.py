@@ -16,15 +16,15 @@ from scratch.train import atomic_write
 
 from .commands import EvaluateSettings, PrepareSettings, QuickstartSettings
 from .config import ModelSettings, OptimizerSettings, TrainSettings
-from .corpus import END_OF_TEXT
+from .data.corpus import END_OF_TEXT
+from .data.prepare import prepare
+from .data.stdlib_corpus import stdlib_sources
 from .device import choose_device
-from .display import say
-from .prepare import prepare
-from .run import RunDirectory
-from .sample import continue_text
-from .score import score
-from .stdlib_corpus import stdlib_sources
-from .train import train
+from .runs.run import RunDirectory
+from .training.train import train
+from .using.sample import continue_text
+from .using.score import score
+from .watching.display import say
 
 # No space at their ends: a space belongs to the token of the word after it.
 _PROMPTS = ("import", "class", "    def __init__(self")

@@ -1,0 +1,119 @@
+"""What a sweep shows: meanwhile the trainings at work, at the end a table of all."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from ..watching.units import short
+from .sweep_plan import Training
+from .sweep_results import Result, newest_update, ranked, share_done
+
+_COLORS = {"finished": "green", "diverged": "yellow", "failed": "red"}
+_REFRESH_SECONDS = 1.0
+
+
+class AtWork:
+    """A live table of the trainings at work, on a terminal; elsewhere nothing."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._trainings: Sequence[Training] = ()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        console = Console(stderr=True)
+        if console.is_terminal and not console.is_dumb_terminal:
+            self._live = Live(
+                console=console,
+                get_renderable=self._table,
+                refresh_per_second=1 / _REFRESH_SECONDS,
+                transient=True,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, trainings: Sequence[Training]) -> None:
+        self._trainings = trainings
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for training in self._trainings:
+            record = newest_update(self._out / training.name)
+            if record is None:
+                table.add_row(training.name, "", "starting")
+                continue
+            loss = record["loss"]
+            table.add_row(
+                training.name,
+                f"{share_done(training, record):.0%}",
+                f"step {record['step']:,}",
+                "" if loss is None else f"loss {loss:.3f}",
+                f"{record['tokens'] / max(record['seconds'], 1e-9):,.0f} tokens/s",
+            )
+        return table
+
+
+def print_results(results: Sequence[Result]) -> None:
+    """Print all trainings, the best first, to stdout."""
+    settings = list(dict.fromkeys(key for r in results for key in r.training.values))
+    held_out = any(result.figures.val_loss is not None for result in results)
+    in_bytes = any(result.figures.val_bits_per_byte is not None for result in results)
+    table = Table()
+    for title in _titles(settings):
+        table.add_column(title, overflow="fold")
+    table.add_column("held-out loss" if held_out else "training loss", justify="right")
+    table.add_column("bits/byte" if in_bytes else "perplexity", justify="right")
+    table.add_column("tokens/s", justify="right")
+    table.add_column("status")
+    for result in ranked(results):
+        figures = result.figures
+        color = _COLORS.get(result.status, "default")
+        table.add_row(
+            *(_told(result.training, setting) for setting in settings),
+            _number(figures.val_loss if held_out else figures.loss, ".4f"),
+            _number(figures.val_bits_per_byte, ".3f")
+            if in_bytes
+            else _number(figures.val_perplexity, ".4g"),
+            "" if figures.tokens_per_second is None else short(figures.tokens_per_second),
+            f"[{color}]{result.status}[/]",
+        )
+    console = Console(file=sys.stdout, highlight=False)
+    console.print(table)
+    for result in results:
+        if result.reason and result.status != "finished":
+            text = f"{result.training.name}: {result.status}: {result.reason}"
+            console.print(text, markup=False, soft_wrap=True)
+
+
+def _titles(settings: Sequence[str]) -> list[str]:
+    """Return the last parts of the names, or whole ones where those are the same."""
+    last = [setting.rpartition(".")[2] for setting in settings]
+    return [
+        short if last.count(short) == 1 else setting
+        for short, setting in zip(last, settings, strict=True)
+    ]
+
+
+def _told(training: Training, setting: str) -> str:
+    """Return the value as it was written, or that which a training has anyway."""
+    written = training.values.get(setting)
+    return str(training.settings.get(setting, "")) if written is None else written
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

@@ -1,0 +1,66 @@
+"""Stopping in good order: on a signal, at a limit of time or of tokens."""
+
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from ..config import TrainSettings
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Signals:
+    """Turns the first SIGINT or SIGTERM into a request that is looked at between two updates.
+
+    The second one acts at once, as it did before. Python lets only the main thread do this;
+    elsewhere signals stay as they are.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name  # no more: what runs now may be printing
+        self._give_back()
+
+
+class Limits:
+    """When a session of a run ends before the training does."""
+
+    def __init__(self, settings: TrainSettings, signals: Signals) -> None:
+        self._signals = signals
+        self._max_tokens = settings.max_tokens
+        self._max_seconds = settings.max_seconds
+        self._begin = time.perf_counter()
+
+    def reached(self, tokens: int) -> str | None:
+        """Return why to stop now, after so many tokens of the run, or None."""
+        if self._signals.received is not None:
+            return self._signals.received
+        if self._max_tokens is not None and tokens >= self._max_tokens:
+            return f"--max-tokens {self._max_tokens}"
+        seconds = time.perf_counter() - self._begin
+        if self._max_seconds is not None and seconds >= self._max_seconds:
+            return f"--max-time {self._max_seconds:g}"
+        return None

@@ -1,0 +1,328 @@
+"""Training: prepared data in, a run directory out, told from top to bottom."""
+
+import math
+import shlex
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+
+from scratch.nn import TransformerLM, count_parameters, fast_matmul
+from scratch.optim import clip_grad_norm
+from scratch.train import (
+    Batch,
+    NonFiniteError,
+    Prefetch,
+    TokenStream,
+    WindowSampler,
+    train_steps,
+    window_batch,
+)
+
+from ..config import TrainSettings
+from ..data.prepare import PreparedData
+from ..device import choose_device
+from ..runs.run import RunDirectory, build_model, with_d_ff
+from ..using.sample import continue_text
+from ..using.score import evaluate_tokens
+from ..watching.display import TrainingDisplay, say
+from ..watching.trackers import Trackers, check_installed
+from .compiling import build_loss
+from .divergence import DivergedError, DivergenceDetector
+from .looks import Pending, Totals, judge_steps, read_steps
+from .micro_batch import advise_out_of_memory, largest_micro_batch
+from .optimization import build_optimizer
+from .pace import Pace, Stopwatch, total_steps
+from .stopping import Limits, Signals
+
+_SAMPLE_TOKENS = 64
+
+
+def train(settings: TrainSettings, *, resume_command: str | None = None) -> RunDirectory:
+    """Train as the settings say, from the start or from a checkpoint.
+
+    A signal or a limit ends it early and in good order: with a checkpoint, and `resume_command`
+    to go on, by default the one that repeats the run.
+
+    Raises:
+        ValueError: if settings, data and run directory do not fit together.
+        NonFiniteError: if a loss or a gradient is not finite.
+        DivergedError: if the loss goes up and stays there.
+        MemoryError: if the batch is too large, with what to try.
+        OSError: if something cannot be written; the newest checkpoint stays.
+    """
+    total_steps(settings)
+    check_installed(settings.trackers)
+    data = PreparedData.open(settings.data)
+    device = choose_device(settings.device)
+    if settings.model.attention == "flex" and device.type == "cpu":
+        raise ValueError(
+            "model.attention must not be flex on a CPU, where torch has no gradient of it; "
+            "auto, reference, block and fused have one"
+        )
+    settings = settings.model_copy(update={"model": with_d_ff(settings.model)})
+    torch.manual_seed(settings.seed)  # pyright: ignore[reportUnknownMemberType]
+    model = build_model(settings.model, vocab_size=data.tokenizer.vocab_size)
+    if settings.init_from is not None:
+        _load_initial_weights(RunDirectory(settings.init_from), model, data)
+    model = model.to(device)
+    sampler = WindowSampler(
+        num_tokens=len(data.train),
+        context_length=settings.model.context_length,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+    )
+    run = RunDirectory(settings.out)
+    with run.locked(), Signals() as signals:
+        settings = _with_micro_batch(settings, run, model)
+        run.begin(settings, data, device, parameters=count_parameters(model.config).total)
+        with _bad_end_written_down(run, settings):
+            totals, stopped = _train(settings, run, model, sampler, data, signals)
+            if stopped is None:
+                run.save_weights(model)
+                say(f"the weights are in {run.path / 'model.safetensors'}")
+                _evaluate_if_missing(run, model, data, totals)
+                run.journal.end(totals["step"], "finished")
+                return run
+        run.journal.end(totals["step"], "stopped", stopped)
+    command = resume_command or shlex.join(
+        ["trainer", "train", "--config", str(run.path / "config.toml"), "--resume"]
+    )
+    say(f"stopped after step {totals['step']:,} ({stopped}); go on with\n  {command}")
+    return run
+
+
+def _train(
+    settings: TrainSettings,
+    run: RunDirectory,
+    model: TransformerLM,
+    sampler: WindowSampler,
+    data: PreparedData,
+    signals: Signals,
+) -> tuple[Totals, str | None]:
+    """Make the updates that are left; return the totals of the last, and why it ends early if so.
+
+    Every checkpoint is on the disk before an evaluation begins, and when this ends.
+    """
+    limits = Limits(settings, signals)
+    trial = micro_batches(data.train, sampler, 0, settings, model)[0]
+    loss, compiled = build_loss(settings.precision, settings.compile, model, trial)
+    optimizer = build_optimizer(settings.optimizer, model, compiled=compiled)
+    totals = run.restore(model, optimizer, step=settings.resume_step)
+    history = run.journal.read()
+    detector = DivergenceDetector(settings.divergence_nats)
+    for record in history:
+        if record.get("loss") is not None:
+            detector.add(record["step"], record["loss"])
+    watch = Stopwatch(totals["seconds"])
+    pace = Pace(settings, watch)
+    if totals["step"]:
+        say(f"going on after step {totals['step']:,}")
+        if totals["step"] % settings.evaluate_every == 0:
+            with watch.paused():
+                _evaluate_if_missing(run, model, data, totals)
+        if pace.fraction(totals["step"], totals["seconds"]) >= 1:
+            return totals, None
+    say(
+        f"{count_parameters(model.config).total:,} parameters on {model.head_weight.device}, "
+        f"{len(data.train):,} tokens of {data.tokenizer.vocab_size:,} kinds to learn from"
+    )
+    start, stop, stopped = totals["step"], pace.steps or sys.maxsize, None
+    pending: Pending = []  # steps whose losses nobody has read yet
+    last_look = totals
+    with (
+        Trackers.open(settings.trackers, run.path, settings.model_dump(mode="json")) as trackers,
+        TrainingDisplay("training", history=history) as display,
+        Prefetch(
+            lambda done: micro_batches(data.train, sampler, done, settings, model),
+            start=start,
+            stop=stop,
+        ) as batches,
+        _all_saved(run),
+    ):
+        for step in train_steps(
+            model,
+            optimizer,
+            batches,
+            loss=loss,
+            context=fast_matmul,
+            schedule=pace.schedule(settings.optimizer),
+            clip=lambda parameters: clip_grad_norm(parameters, settings.optimizer.max_grad_norm),
+            start=start,
+            stop=stop,
+        ):
+            number, seconds = step.number, watch.seconds
+            totals = {
+                "step": number,
+                "tokens": totals["tokens"] + step.tokens,
+                "seconds": seconds,
+            }
+            pending.append((step, totals))
+            fraction = pace.fraction(number, seconds)
+            finished = fraction >= 1
+            stopped = None if finished else limits.reached(int(totals["tokens"]))
+            over = finished or stopped is not None
+            evaluate = number % settings.evaluate_every == 0 and not over
+            save = evaluate or over or number % settings.checkpoint_every == 0
+            sample = settings.sample_every is not None and number % settings.sample_every == 0
+            if not (save or sample or number == 1 or number % settings.log_every == 0):
+                continue
+            records = read_steps(pending, last_look, model)
+            run.journal.append(records)
+            for record in records:
+                trackers.log(record)
+            judge_steps(pending, detector, run)
+            pending.clear()
+            last_look = totals
+            seconds_left = seconds / fraction * max(0.0, 1 - fraction)
+            display.update(fraction, records[-1], earlier=records[:-1], seconds_left=seconds_left)
+            with watch.paused():
+                if save:
+                    run.save_checkpoint(model, optimizer, number, keep=settings.keep_checkpoints)
+                if evaluate:
+                    run.checkpoints.wait()
+                    for record in _evaluate(run, model, data, totals):
+                        trackers.log(record)
+                        display.evaluated(record)
+                if sample:
+                    _sample(settings, run, model, data, totals)
+            if over:
+                break
+    return totals, stopped
+
+
+def micro_batches(
+    tokens: TokenStream,
+    sampler: WindowSampler,
+    done: int,
+    settings: TrainSettings,
+    model: TransformerLM,
+) -> list[Batch]:
+    """Return the batch after `done` updates, in parts of `micro_batch_size` sequences."""
+    starts = sampler.starts(done)
+    size = settings.micro_batch_size or len(starts)
+    assert size != "auto", "a number by now"
+    return [
+        window_batch(
+            tokens, starts[first : first + size], sampler.context_length, model.head_weight.device
+        )
+        for first in range(0, len(starts), size)
+    ]
+
+
+def _with_micro_batch(
+    settings: TrainSettings, run: RunDirectory, model: TransformerLM
+) -> TrainSettings:
+    """Return the settings with a number for "auto": that of the run, or as many as fit."""
+    if settings.micro_batch_size != "auto":
+        return settings
+    size = run.settings().micro_batch_size if run.checkpoint_steps() else None
+    if size is None:
+        size = largest_micro_batch(model, settings, model.head_weight.device)
+        say(f"{size} of {settings.batch_size} sequences in memory at a time")
+    return settings.model_copy(update={"micro_batch_size": size})
+
+
+def _load_initial_weights(source: RunDirectory, model: TransformerLM, data: PreparedData) -> None:
+    if source.tokenizer().vocabulary != data.tokenizer.vocabulary:
+        raise ValueError(
+            f"data must have the tokenizer of {source.path}, whose weights are to start with; "
+            f"prepare it with --tokenizer {source.path / 'tokenizer.json'}"
+        )
+    try:
+        model.load_state_dict(source.load_model(torch.device("cpu")).state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"model must have the shape of that in {source.path}, which --init-from brings along "
+            f"unless other flags change it: {error}"
+        ) from None
+
+
+@contextmanager
+def _bad_end_written_down(run: RunDirectory, settings: TrainSettings) -> Generator[None]:
+    """Put it into the journal if the training ends badly; tell what to try if memory was short."""
+    try:
+        yield
+    except Exception as error:
+        advice = advise_out_of_memory(error, settings, settings.micro_batch_size)
+        diverged = isinstance(error, (NonFiniteError, DivergedError))
+        with suppress(OSError, ValueError):  # the disk or the journal may be what went wrong
+            step = max((record["step"] for record in run.journal.read()), default=0)
+            run.journal.end(step, "diverged" if diverged else "failed", advice or str(error))
+        if advice is not None:
+            raise MemoryError(advice) from error
+        raise
+
+
+@contextmanager
+def _all_saved(run: RunDirectory) -> Generator[None]:
+    """Wait at the end for the checkpoint that is being written, whatever the end is."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # the first error is the one to tell
+            run.checkpoints.wait()
+        raise
+    run.checkpoints.wait()
+
+
+def _evaluate_if_missing(
+    run: RunDirectory, model: TransformerLM, data: PreparedData, totals: Totals
+) -> None:
+    """Evaluate, unless an earlier session of the run has done so after the same update."""
+    if not any(
+        record["step"] == totals["step"] and record.get("val_loss") is not None
+        for record in run.journal.read()
+    ):
+        _evaluate(run, model, data, totals)
+
+
+def _evaluate(
+    run: RunDirectory, model: TransformerLM, data: PreparedData, totals: Totals
+) -> list[dict[str, Any]]:
+    """Put the loss on the held-out text, if there is any, into the journal; return that line."""
+    if data.validation is None:
+        return []
+    evaluation = evaluate_tokens(model, data.validation)
+    record = {
+        **totals,
+        "val_loss": evaluation.loss,
+        "val_perplexity": evaluation.perplexity,
+        "val_bits_per_byte": evaluation.bits_per_byte(
+            data.manifest["splits"]["validation"]["bytes"]
+        ),
+    }
+    run.journal.append([record])
+    say(f"step {totals['step']:,}: held-out loss {evaluation.loss:.4f}")
+    if not math.isfinite(evaluation.loss):
+        raise NonFiniteError(
+            f"step {totals['step']}: the held-out loss must be finite, got {evaluation.loss}; "
+            "the weights are beyond use, and a lower learning rate may help"
+        )
+    return [record]
+
+
+def _sample(
+    settings: TrainSettings,
+    run: RunDirectory,
+    model: TransformerLM,
+    data: PreparedData,
+    totals: Totals,
+) -> None:
+    """Put what the model writes now into the journal."""
+    pieces = continue_text(
+        model,
+        data.tokenizer,
+        settings.sample_prompt,
+        max_new_tokens=_SAMPLE_TOKENS,
+        temperature=0.8,
+        top_k=None,
+        top_p=0.95,
+        seed=settings.seed,
+    )
+    text = "".join(pieces)
+    run.journal.append([{**totals, "prompt": settings.sample_prompt, "sample": text}])
+    on_one_line = " ".join(f"{settings.sample_prompt}{text}".split())
+    say(f"step {totals['step']:,} writes: {on_one_line}")

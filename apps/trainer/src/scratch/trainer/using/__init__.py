@@ -1,0 +1,1 @@
+"""What a trained model is for: to score text, and to write it."""

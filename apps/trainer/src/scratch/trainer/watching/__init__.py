@@ -1,0 +1,1 @@
+"""What a person sees meanwhile, and where else the metrics go."""
