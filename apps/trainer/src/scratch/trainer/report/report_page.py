@@ -223,4 +223,4 @@ def _allow(script: str) -> str:
 
 
 def _file(name: str) -> str:
-    return (files("scratch.trainer") / "page" / name).read_text(encoding="utf-8")
+    return (files("scratch.trainer.report") / "page" / name).read_text(encoding="utf-8")
