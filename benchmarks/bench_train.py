@@ -61,6 +61,7 @@ SIZES = {
         ),
     },
 }
+OF_EACH_SIZE = ("overhead", "loader", "saving")
 WARM_UP_STEPS = 5
 
 
@@ -72,7 +73,7 @@ def main() -> None:
     with TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:
         data = make_data(Path(folder))
         for job in options.jobs:
-            for size in SIZES if job in ("overhead", "loader", "saving") else ("quickstart",):
+            for size in options.sizes if job in OF_EACH_SIZE else ("quickstart",):
                 settings = TrainSettings(
                     data=data,
                     out=Path(folder, "never"),
@@ -91,6 +92,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", nargs="*", choices=list(JOBS), default=list(JOBS))
+    parser.add_argument("--sizes", nargs="*", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=40, help="updates of a block")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

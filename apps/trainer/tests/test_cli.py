@@ -216,7 +216,7 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert exit_.value.code == 0
     out = capsys.readouterr().out
-    assert all(f"• {command} " in out for command in COMMANDS)
+    assert all(f"\n    {command} " in out for command in COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -245,8 +245,10 @@ def test_the_module_is_the_command() -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("", "Missing subcommand"),
-        ("tarin", "tarin"),
+        ("", "commands:"),
+        ("tarin", "unknown command tarin; did you mean train?"),
+        ("xyz", "unknown command xyz; known are quickstart, download, prepare"),
+        ("--stepz", "--stepz"),
         ("train --out r --steps 3", "--data"),
         ("train --data d --out r --stepz 3", "--steps"),
         ("train --data d --out r --steps many", "--steps"),

@@ -1,16 +1,17 @@
 """The command `trainer`. Torch is imported by the command that needs it, not by `--help`."""
 
 import argparse
+import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Union, cast
+from typing import Any, NamedTuple, NoReturn
 
 import tyro
 from pydantic import ValidationError
 
-from . import commands
+from . import __version__, commands
 from .config import LENGTHS, TrainSettings
 from .fields import Settings
 from .presets import read_preset
@@ -92,25 +93,27 @@ def parse(arguments: list[str]) -> Settings:
     return settings.model_copy(update={"train": tuple(rest)}) if rest else settings
 
 
-def _show_overview(arguments: list[str]) -> None:
-    """Show all commands, or what is wrong with the one that was asked for, and exit."""
-    overview = tuple(
-        Annotated[
-            command.settings, tyro.conf.subcommand(name, description=_summary(command.settings))
-        ]
-        for name, command in COMMANDS.items()
-    )
-    tyro.cli(
-        cast("type[Settings]", Union[overview]),  # noqa: UP007
+def _show_overview(arguments: list[str]) -> NoReturn:
+    """Show all commands, or what is wrong with the one that was asked for, and exit.
+
+    By the standard library, which is at it before tyro has looked at the flags of all commands.
+    """
+    parser = argparse.ArgumentParser(
         prog="trainer",
-        description=(
-            "From raw text to a trained, evaluated Transformer language model.\n\n"
-            "    trainer quickstart\n\n"
-            "`trainer COMMAND --help` shows the flags and examples of each command."
-        ),
-        args=arguments,
+        description="From raw text to a trained, evaluated Transformer language model.",
+        epilog="Begin with: trainer quickstart. All flags, and examples: trainer COMMAND --help",
     )
-    raise AssertionError(arguments)
+    parser.add_argument("--version", action="version", version=f"trainer {__version__}")
+    chosen = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        chosen.add_parser(name, help=_summary(command.settings))
+    if arguments and not arguments[0].startswith("-"):
+        near = difflib.get_close_matches(arguments[0], COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(COMMANDS)}"
+        parser.error(f"unknown command {arguments[0]}; {hint}")
+    parser.parse_args(arguments)
+    parser.print_help(sys.stderr)
+    parser.exit(2)
 
 
 def _summary(kind: type[Settings]) -> str:

@@ -18,7 +18,7 @@ from ._sampler import WindowSampler, permute
 from ._shards import Tokens, TokenShards, TokenStream
 from ._snapshot import Snapshot
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "Batch",

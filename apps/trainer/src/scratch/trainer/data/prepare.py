@@ -30,8 +30,9 @@ from scratch.bpe import Tokenizer, train_bpe
 from scratch.train import atomic_write, sync_directory, token_dtype
 
 from ..commands import PrepareSettings
-from .corpus import END_OF_TEXT, Corpus, find_documents
 from ..watching.display import say
+from ..watching.work_progress import WorkProgress
+from .corpus import END_OF_TEXT, Corpus, find_documents
 from .hold_out import Progress, write_texts
 from .origin import check_same, describe_origin
 from .prepared import (
@@ -44,7 +45,6 @@ from .prepared import (
     read_manifest,
     sha256,
 )
-from ..watching.work_progress import WorkProgress
 
 __all__ = ["PreparedData", "prepare", "print_prepared"]
 

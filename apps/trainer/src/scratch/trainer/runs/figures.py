@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import TrainSettings
-from .run_files import Record, RunFiles, Status
 from ..watching.units import printable
+from .run_files import Record, RunFiles, Status
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..commands import RunsSettings
+from ..watching.units import ago, clock, decimals, printable, short
 from .figures import Figures, read_figures, run_names
 from .run_files import RunFiles, find_runs
-from ..watching.units import ago, clock, decimals, printable, short
 
 _STYLES = {"running": "cyan", "diverged": "red", "failed": "red"}
 

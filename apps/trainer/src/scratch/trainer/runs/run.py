@@ -26,14 +26,14 @@ from scratch.bpe import Tokenizer
 from scratch.nn import TransformerConfig, TransformerLM, default_d_ff
 from scratch.train import Stateful, atomic_write
 
-from .checkpoints import Checkpoints
 from ..commands import Checkpoint
 from ..config import BESIDE_THE_COMPUTATION, ModelSettings, TrainSettings
-from ..device import describe_environment
-from .journal import Journal
 from ..data.prepare import PreparedData
-from .run_files import RunFiles, Status
+from ..device import describe_environment
 from ..toml import dump_toml
+from .checkpoints import Checkpoints
+from .journal import Journal
+from .run_files import RunFiles, Status
 
 # A run may be resumed with other values of these. How a batch is cut, and whether the model is
 # compiled, changes the last digits; both may have to change for a run to go on at all.
