@@ -151,7 +151,13 @@ def trainer_seconds(settings: TrainSettings) -> float:
 def overhead(settings: TrainSettings, rounds: int, folder: Path) -> Facts:
     bare, steps = Bare(settings), settings.steps - WARM_UP_STEPS
     bare.seconds(WARM_UP_STEPS)
-    pairs = [(bare.seconds(steps), trainer_seconds(fresh(settings, folder))) for _ in range(rounds)]
+    pairs: list[tuple[float, float]] = []
+    for number in range(rounds):  # each is first as often as the other
+        if number % 2:
+            trained = trainer_seconds(fresh(settings, folder))
+            pairs.append((bare.seconds(steps), trained))
+        else:
+            pairs.append((bare.seconds(steps), trainer_seconds(fresh(settings, folder))))
     return compared("bare_step_seconds", "trainer_step_seconds", pairs)
 
 

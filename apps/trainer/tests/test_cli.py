@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -211,12 +212,25 @@ def test_every_command_has_the_flags_of_its_settings() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_overview_says_of_a_command_what_its_help_says(name: str) -> None:
+    module, kind = COMMANDS[name].settings.split(":")
+    settings = getattr(import_module(f"scratch.trainer.{module}"), kind)
+    assert COMMANDS[name].summary == settings.__doc__.split("\n")[0]
+
+
+def test_the_overview_is_there_at_once() -> None:
+    heavy = {"torch", "numpy", "pydantic", "tyro", "rich", "plotly"}
+    program = f"import sys, scratch.trainer.cli; sys.exit(len({heavy} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["--help"])
     assert exit_.value.code == 0
     out = capsys.readouterr().out
-    assert all(f"\n    {command} " in out for command in COMMANDS)
+    assert all(f"\n    {command}" in out for command in COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

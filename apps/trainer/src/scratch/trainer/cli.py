@@ -1,4 +1,4 @@
-"""The command `trainer`. Torch is imported by the command that needs it, not by `--help`."""
+"""The command `trainer`. What a command needs is imported by it, nothing by the overview."""
 
 import argparse
 import difflib
@@ -6,40 +6,88 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-import tyro
-from pydantic import ValidationError
-
-from . import __version__, commands
-from .config import LENGTHS, TrainSettings
-from .fields import Settings
-from .presets import read_preset
+from . import __version__
 from .process import keep_freed_memory, let_waiting_threads_sleep
-from .toml import load_toml, read_toml, tell_invalid
+
+if TYPE_CHECKING:
+    from .fields import Settings
 
 
 class Command(NamedTuple):
-    """What a command is told, and who does it: `module:function` of this package."""
+    """What a command is for, the settings that its flags are made of, and who does the work.
 
-    settings: type[Settings]
+    The last two as `module:name` of this package, so that the overview imports none of them.
+    """
+
+    summary: str
+    settings: str
     work: str
 
 
 COMMANDS = {
-    "quickstart": Command(commands.QuickstartSettings, "quickstart:quickstart"),
-    "download": Command(commands.DownloadSettings, "hub.download:print_download"),
-    "prepare": Command(commands.PrepareSettings, "data.prepare:print_prepared"),
-    "plan": Command(commands.PlanSettings, "plan.plan:print_plan"),
-    "train": Command(TrainSettings, "training.train:train"),
-    "sweep": Command(commands.SweepSettings, "sweep.sweep:print_sweep"),
-    "runs": Command(commands.RunsSettings, "runs.listing:print_runs"),
-    "report": Command(commands.ReportSettings, "report.report:write_report"),
-    "evaluate": Command(commands.EvaluateSettings, "using.score:print_score"),
-    "generate": Command(commands.GenerateSettings, "using.sample:print_sample"),
-    "export": Command(commands.ExportSettings, "exchange.export:export"),
-    "import": Command(commands.ImportSettings, "exchange.import_:import_"),
-    "presets": Command(commands.PresetsSettings, "presets:print_presets"),
+    "quickstart": Command(
+        "Train a small model on the Python standard library, and compare it with gzip and xz.",
+        "commands:QuickstartSettings",
+        "quickstart:quickstart",
+    ),
+    "download": Command(
+        "Fetch a public data set; what is there already is not fetched again.",
+        "commands:DownloadSettings",
+        "hub.download:print_download",
+    ),
+    "prepare": Command(
+        "Turn text files into a tokenizer and token files.",
+        "commands:PrepareSettings",
+        "data.prepare:print_prepared",
+    ),
+    "plan": Command(
+        "Tell what a training takes before it is begun: parameters, FLOPs, memory, time.",
+        "commands:PlanSettings",
+        "plan.plan:print_plan",
+    ),
+    "train": Command(
+        "Train a model on prepared data.", "config:TrainSettings", "training.train:train"
+    ),
+    "sweep": Command(
+        "Train once for each combination of settings, and compare.",
+        "commands:SweepSettings",
+        "sweep.sweep:print_sweep",
+    ),
+    "runs": Command(
+        "List the runs in a directory, how far they are and how good.",
+        "commands:RunsSettings",
+        "runs.listing:print_runs",
+    ),
+    "report": Command(
+        "Write one page that shows and compares runs, readable without a network.",
+        "commands:ReportSettings",
+        "report.report:write_report",
+    ),
+    "evaluate": Command(
+        "Measure a trained model on held-out text, or on files.",
+        "commands:EvaluateSettings",
+        "using.score:print_score",
+    ),
+    "generate": Command(
+        "Continue a text.", "commands:GenerateSettings", "using.sample:print_sample"
+    ),
+    "export": Command(
+        "Write a trained model in a form that others load.",
+        "commands:ExportSettings",
+        "exchange.export:export",
+    ),
+    "import": Command(
+        "Make a run of a model that others wrote: to evaluate, to generate, to train further.",
+        "commands:ImportSettings",
+        "exchange.import_:import_",
+    ),
+    "presets": Command(
+        "List the presets of `trainer train`, or show the settings of one.",
+        "commands:PresetsSettings",
+        "presets:print_presets",
+    ),
 }
 
 _GOING_ON = {
@@ -74,16 +122,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(arguments: list[str]) -> Settings:
+def parse(arguments: list[str]) -> "Settings":
     """Return the settings that a command line asks for, or tell what is wrong with it and exit."""
     name = arguments[0] if arguments else ""
     if name not in COMMANDS:
         _show_overview(arguments)
-    kind, given, rest = COMMANDS[name].settings, arguments[1:], list[str]()
+    import tyro
+
+    kind: type[Settings] = _find(COMMANDS[name].settings)
+    given, rest = arguments[1:], list[str]()
     if name == "sweep" and "--" in given:
         place = given.index("--")
         given, rest = given[:place], given[place + 1 :]
-    default = _train_defaults(given) if kind is TrainSettings else None
+    default = _train_defaults(given) if name == "train" else None
     settings = tyro.cli(
         kind, prog=f"trainer {name}", description=kind.__doc__, args=given, default=default
     )
@@ -106,7 +157,7 @@ def _show_overview(arguments: list[str]) -> NoReturn:
     parser.add_argument("--version", action="version", version=f"trainer {__version__}")
     chosen = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, command in COMMANDS.items():
-        chosen.add_parser(name, help=_summary(command.settings))
+        chosen.add_parser(name, help=command.summary)
     if arguments and not arguments[0].startswith("-"):
         near = difflib.get_close_matches(arguments[0], COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(COMMANDS)}"
@@ -116,12 +167,14 @@ def _show_overview(arguments: list[str]) -> NoReturn:
     parser.exit(2)
 
 
-def _summary(kind: type[Settings]) -> str:
-    return (kind.__doc__ or "").split("\n")[0]
-
-
 def _train_defaults(arguments: list[str]) -> Any:
     """Return what the flags of `train` override: a preset, a file of settings, or defaults."""
+    import tyro
+    from pydantic import ValidationError
+
+    from .config import TrainSettings
+    from .presets import read_preset
+
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--preset")
     finder.add_argument("--config", type=Path)
@@ -152,8 +205,10 @@ def _train_defaults(arguments: list[str]) -> Any:
     return settings.model_copy(update={**missing, "config": found.config, "preset": found.preset})
 
 
-def _with_its_own_length(settings: Settings, default: Settings) -> Settings:
+def _with_its_own_length(settings: "Settings", default: "Settings") -> "Settings":
     """Let a length that is given as a flag take the place of the one in a preset or file."""
+    from .config import LENGTHS
+
     given = [name for name in LENGTHS if getattr(settings, name) != getattr(default, name)]
     return settings.model_copy(update={n: None for n in LENGTHS if given and n not in given})
 
@@ -165,6 +220,10 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return below | above | joined
 
 
-def _run(arguments: list[str], settings: Settings) -> None:
-    module, function = COMMANDS[arguments[0]].work.split(":")
-    getattr(import_module(f".{module}", __package__), function)(settings)
+def _run(arguments: list[str], settings: "Settings") -> None:
+    _find(COMMANDS[arguments[0]].work)(settings)
+
+
+def _find(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(import_module(f".{module}", __package__), name)

@@ -16,7 +16,9 @@ JsonFlag = Annotated[Flag, tyro.conf.arg(name="json")]
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True
+    )
 
 
 S = TypeVar("S", bound=Settings)
