@@ -174,6 +174,7 @@ def _train_defaults(arguments: list[str]) -> Any:
 
     from .config import TrainSettings
     from .presets import read_preset
+    from .toml import load_toml, read_toml, tell_invalid
 
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--preset")
