@@ -113,3 +113,13 @@ def test_a_journal_that_is_refused_is_left_as_it_is(journal: Journal, path: Path
 def test_going_back_to_the_start_needs_no_journal(path: Path) -> None:
     assert Journal(path).go_back_to(0) == {"step": 0, "tokens": 0, "seconds": 0.0}
     assert path.read_bytes() == b""
+
+
+def test_held_out_losses_are_read_once_and_kept_up_to_date(journal: Journal, path: Path) -> None:
+    assert journal.held_out_losses() == {3: 2.5}
+    journal.append([{"step": 5, "val_loss": 1.5}, {"step": 6, "val_loss": math.nan}])
+    journal.read = pytest.fail  # the file may have become long
+    assert journal.held_out_losses() == {3: 2.5, 5: 1.5}
+    del journal.read
+    journal.go_back_to(4)
+    assert journal.held_out_losses() == Journal(path).held_out_losses() == {3: 2.5}

@@ -17,6 +17,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._held_out: dict[int, float] | None = None
 
     def read(self) -> list[dict[str, Any]]:
         """Return the lines, without one at the end that was cut short by a crash.
@@ -26,11 +27,20 @@ class Journal:
         """
         return read_journal(self._path)
 
+    def held_out_losses(self) -> dict[int, float]:
+        """Return the finite losses on held-out text by their steps; the file is read once."""
+        if self._held_out is None:
+            self._held_out = {}
+            self._note(self.read())
+        return self._held_out
+
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Write records at the end. Infinities and NaN, which JSON lacks, become null."""
-        text = "".join(json.dumps(without_non_finite(record)) + "\n" for record in records)
+        written = [without_non_finite(record) for record in records]
+        text = "".join(json.dumps(record) + "\n" for record in written)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(text)
+        self._note(written)
 
     def sync(self) -> None:
         """Wait until the lines written so far are on the disk."""
@@ -56,7 +66,14 @@ class Journal:
             raise ValueError(f"{self._path} must hold the line of step {step}, got none")
         with atomic_write(self._path) as file:
             file.write("".join(json.dumps(record) + "\n" for record in kept).encode())
+        self._held_out = None
         return {key: last[key] for key in ("step", "tokens", "seconds")}
+
+    def _note(self, records: Iterable[dict[str, Any]]) -> None:
+        if self._held_out is not None:
+            for record in records:
+                if record.get("val_loss") is not None:
+                    self._held_out[record["step"]] = record["val_loss"]
 
 
 def without_non_finite(record: dict[str, Any]) -> dict[str, Any]:

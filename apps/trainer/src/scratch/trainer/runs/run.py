@@ -137,13 +137,9 @@ class RunDirectory:
 
     def best_step(self) -> int | None:
         """Return the step of the checkpoint with the least held-out loss, if any was evaluated."""
-        there = set(self.checkpoint_steps())
-        losses = {
-            record["step"]: record["val_loss"]
-            for record in self.journal.read()
-            if record.get("val_loss") is not None and record["step"] in there
-        }
-        return min(losses, key=losses.__getitem__, default=None)
+        there = self.checkpoint_steps()
+        losses = self.journal.held_out_losses()
+        return min((step for step in there if step in losses), key=losses.__getitem__, default=None)
 
     def restore(
         self, model: Stateful, optimizer: Stateful, *, step: int | None = None

@@ -9,6 +9,8 @@ from typing import Self
 from rich import progress
 from rich.console import Console
 
+from .units import clock
+
 _PLAIN_LINE_SECONDS, _LIVE_SECONDS = 10.0, 0.1
 
 
@@ -64,7 +66,7 @@ class WorkProgress:
         if made <= 0:
             return f"{self._work}: {done / total:.0%}"
         seconds_left = (now - self._begin_seconds) / made * (total - done)
-        return f"{self._work}: {done / total:.0%}, {_clock(seconds_left)} left"
+        return f"{self._work}: {done / total:.0%}, {clock(seconds_left)} left"
 
 
 def _live_bar() -> progress.Progress:
@@ -77,9 +79,3 @@ def _live_bar() -> progress.Progress:
         auto_refresh=False,  # a thread of its own would be in the way of starting processes
         transient=True,
     )
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(max(0.0, seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
