@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -123,6 +124,13 @@ def test_a_corpus_without_text_is_refused(folder: Path, text: str) -> None:
     paths = write(folder, text, "")
     with pytest.raises(ValueError, match=r"files must hold some text, got none in .*0\.txt, .*1"):
         find_documents(paths)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_refused_since_it_cannot_be_read_again(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"files that can be read again, got the pipe .*pipe"):
+        find_documents([tmp_path / "pipe"])
 
 
 def test_a_missing_file_is_named_before_any_is_read(folder: Path) -> None:

@@ -90,7 +90,7 @@ def find_documents(paths: Sequence[Path], *, json_field: str = "text") -> Corpus
     """Return the documents of the files.
 
     Raises:
-        ValueError: if there is no file, one is a directory, or there is no text in them.
+        ValueError: if there is no file, one is a directory or a pipe, or there is no text in them.
         OSError: if a file cannot be read.
     """
     corpus = Corpus(tuple(paths), json_field)
@@ -100,6 +100,11 @@ def find_documents(paths: Sequence[Path], *, json_field: str = "text") -> Corpus
         path.stat()  # a file that is not there is told before the others are read
         if path.is_dir():
             raise ValueError(f"files must be files, got the directory {path}; name those in it")
+        if not path.is_file():  # each loop over a pipe would find what the last one left
+            raise ValueError(
+                f"files must be files that can be read again, got the pipe or device {path}; "
+                "write what comes from it to a file"
+            )
     if next(corpus.pieces(), None) is None:
         raise ValueError(f"files must hold some text, got none in {', '.join(map(str, paths))}")
     return corpus
