@@ -328,6 +328,22 @@ def test_text_that_is_of_no_use_is_refused_and_leaves_nothing(
     assert not settings.out.exists()
 
 
+def test_text_to_learn_from_is_not_held_out_too(fresh: PrepareSettings, tmp_path: Path) -> None:
+    copied = shutil.copy(fresh.files[0], tmp_path / "copied.txt")
+    both = fresh.model_copy(update={"validation": (Path(copied),)})
+    with pytest.raises(ValueError, match=r"validation must be other text .*copied\.txt in both"):
+        prepare(both)
+    assert not fresh.out.exists()
+
+
+def test_a_file_given_twice_is_refused(fresh: PrepareSettings) -> None:
+    (path,) = fresh.files
+    again = path.parent / ".." / path.parent.name / path.name
+    with pytest.raises(ValueError, match=r"files must name each file once, got .* twice"):
+        prepare(fresh.model_copy(update={"files": (path, again)}))
+    assert not fresh.out.exists()
+
+
 def test_what_was_there_before_bad_text_came_stays(fresh: PrepareSettings, tmp_path: Path) -> None:
     fresh.out.mkdir()
     (tmp_path / "bad.txt").write_bytes(b"good\n" * 99 + b"\xff")

@@ -37,6 +37,22 @@ def describe_origin(settings: PrepareSettings, *, progress: Progress) -> Origin:
     }
 
 
+def check_apart(settings: PrepareSettings, origin: Origin) -> None:
+    """Check that no file is held out and learned from, nor learned from twice.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    given = [path.resolve() for path in settings.files]
+    for path, whole in zip(settings.files, given, strict=True):
+        if given.count(whole) > 1:
+            raise ValueError(f"files must name each file once, got {path} twice")
+    learned = {file["sha256"] for file in origin["files"] if file["bytes"]}
+    for path, file in zip(settings.validation, origin["validation"], strict=True):
+        if file["sha256"] in learned:
+            raise ValueError(f"validation must be other text than files, got {path} in both")
+
+
 def check_same(out: Path, before: Origin, now: Origin) -> None:
     """Compare what the data in `out` is made from with what it is to be made from.
 

@@ -34,7 +34,7 @@ from ..watching.display import say
 from ..watching.work_progress import WorkProgress
 from .corpus import END_OF_TEXT, Corpus, find_documents
 from .hold_out import Progress, write_texts
-from .origin import check_same, describe_origin
+from .origin import check_apart, check_same, describe_origin
 from .prepared import (
     FORMAT,
     MANIFEST,
@@ -59,8 +59,8 @@ def prepare(settings: PrepareSettings) -> PreparedData:
     """Make the data directory `settings.out`, or what is missing of it.
 
     Raises:
-        ValueError: if the corpus is empty, a file cannot be understood, the vocabulary size is too
-            small, or the directory holds other data.
+        ValueError: if the corpus is empty, a file is given twice or cannot be understood, the
+            vocabulary size is too small, or the directory holds other data.
         OSError: if a file cannot be read or written.
     """
     corpus = find_documents(settings.files, json_field=settings.json_field)
@@ -120,6 +120,7 @@ def _begin(
     if plan.exists():
         check_same(out, _read_json(plan)["origin"], origin)
         return
+    check_apart(settings, origin)
     foreign = [
         path.name
         for pattern in (TOKENIZER, *(f"{name}*.npy" for name in _SPLITS))
