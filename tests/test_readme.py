@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("*/*/README.md"))]
+DOCS = sorted(ROOT.glob("docs/*.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -18,8 +19,8 @@ def title(readme: Path) -> str:
 
 
 def shell_blocks() -> list[str]:
-    """Return the shell commands of all READMEs, block by block."""
-    texts = [path.read_text() for path in READMES]
+    """Return the shell commands of all READMEs and of what they are too short for."""
+    texts = [path.read_text() for path in [*READMES, *DOCS]]
     return [m[2].strip() for text in texts for m in FENCE.finditer(text) if m[1] == "sh"]
 
 
@@ -45,11 +46,31 @@ def test_every_library_has_an_example_of_its_own_and_one_at_the_top(library: str
         assert f"from scratch.{library} import" in readme.read_text()
 
 
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of somebody who has written down the settings of the story."""
+    folder = tmp_path_factory.mktemp("reader")
+    story = (ROOT / "docs" / "story.md").read_text()
+    (settings,) = [match[2] for match in FENCE.finditer(story) if match[1] == "toml"]
+    (folder / "small.toml").write_text(settings)
+    return folder
+
+
 @pytest.mark.parametrize("command", trainer_commands(), ids=" ".join)
-def test_the_commands_are_understood(command: list[str]) -> None:
+def test_the_commands_are_understood(
+    command: list[str], reader: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from scratch.trainer.cli import parse
 
+    monkeypatch.chdir(reader)
     assert parse(command[1:]) is not None
+
+
+@pytest.mark.parametrize("page", [*READMES, *DOCS], ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_points_to_is_there(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
 def test_the_two_commands_come_first() -> None:
