@@ -154,8 +154,16 @@ def test_a_length_that_is_given_replaces_that_of_the_preset() -> None:
     assert (both.steps, both.train_tokens) == (5, 7)  # which train refuses
 
 
-def test_the_shape_of_a_model_comes_with_its_weights(unbroken: Path) -> None:
-    settings = parse_train(f"--init-from {unbroken} --data d --out r --steps 5")
+def test_a_length_in_the_file_replaces_that_of_the_preset(tmp_path: Path) -> None:
+    file = tmp_path / "short.toml"
+    file.write_text("steps = 5\n")
+    settings = parse_train(f"--preset tinystories --config {file} --data d --out r")
+    assert (settings.steps, settings.train_tokens) == (5, None)
+
+
+@pytest.mark.parametrize("flag", ["--init-from", "--init_from"])
+def test_the_shape_of_a_model_comes_with_its_weights(flag: str, unbroken: Path) -> None:
+    settings = parse_train(f"{flag} {unbroken} --data d --out r --steps 5")
     assert settings.model == RunDirectory(unbroken).settings().model
     assert settings.init_from == unbroken
 

@@ -96,6 +96,17 @@ def test_going_back_mends_a_torn_line(journal: Journal, path: Path) -> None:
     assert journal.read()[-1] == {"step": 6, "loss": 1.0}
 
 
+@pytest.mark.parametrize("before", [0, 5])
+def test_what_is_appended_takes_the_place_of_a_torn_line(path: Path, before: int) -> None:
+    journal = Journal(path)
+    journal.append(UPDATES[:before])
+    with path.open("ab") as file:
+        file.write(b'{"step": 6, "lo')
+    journal.end(before, "failed", "the disk was full")
+    end = {"step": before, "event": "failed", "reason": "the disk was full"}
+    assert journal.read() == [*UPDATES[:before], end]
+
+
 def test_a_journal_that_lacks_the_step_is_refused(journal: Journal) -> None:
     with pytest.raises(ValueError, match=r"metrics\.jsonl must hold the line of step 9, got none"):
         journal.go_back_to(9)

@@ -196,6 +196,15 @@ def test_a_run_goes_on_from_the_step_that_is_named(
     assert_same_run(finished, unbroken)
 
 
+def test_a_mistaken_step_changes_nothing(
+    finished: Path, make_settings: MakeSettings, unbroken: Path
+) -> None:
+    with pytest.raises(ValueError, match="must hold the checkpoint of step 7"):
+        train(make_settings(finished, resume_step=7))
+    assert_same_run(finished, unbroken)
+    assert RunDirectory(finished).is_finished()
+
+
 def test_a_damaged_newest_checkpoint_costs_only_the_updates_since_the_one_before(
     stopped: Path, make_settings: MakeSettings, unbroken: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

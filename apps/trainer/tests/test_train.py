@@ -432,6 +432,16 @@ def test_a_run_may_start_from_the_weights_of_another(
         train(wider)
 
 
+def test_a_run_goes_on_without_the_one_whose_weights_it_started_with(
+    make_settings: MakeSettings, unbroken: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(unbroken, tmp_path / "source")
+    settings = make_settings(tmp_path / "run", init_from=source, resume=True)
+    train(settings.model_copy(update={"max_tokens": 1}))
+    shutil.rmtree(source)
+    assert train(settings).is_finished()
+
+
 def test_memory_that_runs_short_is_told_with_what_to_try(
     make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

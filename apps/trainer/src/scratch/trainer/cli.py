@@ -172,14 +172,14 @@ def _train_defaults(arguments: list[str]) -> Any:
     import tyro
     from pydantic import ValidationError
 
-    from .config import TrainSettings
+    from .config import LENGTHS, TrainSettings
     from .presets import read_preset
     from .toml import load_toml, read_toml, tell_invalid
 
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--preset")
     finder.add_argument("--config", type=Path)
-    finder.add_argument("--init-from", type=Path)
+    finder.add_argument("--init-from", "--init_from", type=Path)  # tyro knows both
     try:
         found = finder.parse_known_args(arguments)[0]
     except argparse.ArgumentError:
@@ -191,6 +191,8 @@ def _train_defaults(arguments: list[str]) -> Any:
         file = read_toml(found.config, TrainSettings)
         if flags := file.keys() & {"config", "preset", "resume", "resume_step"}:
             raise ValueError(f"{found.config}: {', '.join(sorted(flags))} must be given as a flag")
+        if not file.keys().isdisjoint(LENGTHS):
+            values = {name: value for name, value in values.items() if name not in LENGTHS}
         values = _merge(values, file)
     if found.init_from is not None:
         shape = load_toml(found.init_from / "config.toml", TrainSettings).model

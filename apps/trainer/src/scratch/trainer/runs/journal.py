@@ -35,11 +35,18 @@ class Journal:
         return self._held_out
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
-        """Write records at the end. Infinities and NaN, which JSON lacks, become null."""
+        """Write records at the end. Infinities and NaN, which JSON lacks, become null.
+
+        A line that was cut short there gives way: written on, it would be a damaged one.
+        """
         written = [without_non_finite(record) for record in records]
         text = "".join(json.dumps(record) + "\n" for record in written)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        with self._path.open("a+b") as file:
+            if end := file.tell():
+                file.seek(end - 1)
+                if file.read() != b"\n":
+                    file.truncate(self._path.read_bytes().rfind(b"\n") + 1)
+            file.write(text.encode())
         self._note(written)
 
     def sync(self) -> None:

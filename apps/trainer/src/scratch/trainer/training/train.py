@@ -65,7 +65,8 @@ def train(settings: TrainSettings, *, resume_command: str | None = None) -> RunD
     settings = settings.model_copy(update={"model": with_d_ff(settings.model)})
     torch.manual_seed(settings.seed)  # pyright: ignore[reportUnknownMemberType]
     model = build_model(settings.model, vocab_size=data.tokenizer.vocab_size)
-    if settings.init_from is not None:
+    run = RunDirectory(settings.out)
+    if settings.init_from is not None and not run.checkpoint_steps():
         _load_initial_weights(RunDirectory(settings.init_from), model, data)
     model = model.to(device)
     sampler = WindowSampler(
@@ -74,7 +75,6 @@ def train(settings: TrainSettings, *, resume_command: str | None = None) -> RunD
         batch_size=settings.batch_size,
         seed=settings.seed,
     )
-    run = RunDirectory(settings.out)
     with run.locked(), Signals() as signals:
         settings = _with_micro_batch(settings, run, model)
         run.begin(settings, data, device, parameters=count_parameters(model.config).total)
@@ -242,15 +242,20 @@ def _load_initial_weights(source: RunDirectory, model: TransformerLM, data: Prep
 
 @contextmanager
 def _bad_end_written_down(run: RunDirectory, settings: TrainSettings) -> Generator[None]:
-    """Put it into the journal if the training ends badly; tell what to try if memory was short."""
+    """Put it into the journal if the training ends badly; tell what to try if memory was short.
+
+    A run that was over, or stopped in good order, stays what it was if it could not be taken up.
+    """
     try:
         yield
     except Exception as error:
         advice = advise_out_of_memory(error, settings, settings.micro_batch_size)
         diverged = isinstance(error, (NonFiniteError, DivergedError))
         with suppress(OSError, ValueError):  # the disk or the journal may be what went wrong
-            step = max((record["step"] for record in run.journal.read()), default=0)
-            run.journal.end(step, "diverged" if diverged else "failed", advice or str(error))
+            lines = run.journal.read()
+            if not lines or lines[-1].get("event") in (None, "failed"):
+                step = max((record["step"] for record in lines), default=0)
+                run.journal.end(step, "diverged" if diverged else "failed", advice or str(error))
         if advice is not None:
             raise MemoryError(advice) from error
         raise
