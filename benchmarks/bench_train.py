@@ -81,7 +81,7 @@ def main() -> None:
                     precision="auto",
                     checkpoint_every=10**9,
                     evaluate_every=10**9,
-                    optimizer=OptimizerSettings(kind="muon", lr=0.04),
+                    optimizer=OptimizerSettings(kind="muon", lr=0.004, muon_lr=0.004),
                     **SIZES[size],
                 )
                 with redirect_stderr(nowhere):

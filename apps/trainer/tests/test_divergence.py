@@ -46,10 +46,16 @@ def test_a_margin_of_zero_never_tells() -> None:
     assert feed([1.0, *[1e6] * 100], margin_nats=0) is None
 
 
+def test_a_bad_start_is_given_time() -> None:
+    assert feed([8.0, *[14.0] * 10, *[7.0] * 100]) is None
+    assert feed([8.0, *[14.0] * 100]) == 21
+
+
 def test_the_message_has_the_figures() -> None:
     detector = DivergenceDetector(0.5)
-    detector.add(1, 4.0)
+    for step in range(1, 21):
+        detector.add(step, 4.0)
     with pytest.raises(
-        DivergedError, match=r"step 2: .* smoothed loss is 5\.\d+, it was 4\.000 at step 1"
+        DivergedError, match=r"step 21: .* smoothed loss is 4\.9\d+, it was 4\.000 at step \d+"
     ):
-        detector.add(2, 6.0)
+        detector.add(21, 16.0)
