@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from scratch.trainer import cli
 from scratch.trainer.commands import ReportSettings, SweepSettings
@@ -247,6 +248,30 @@ def test_an_interrupted_sweep_leaves_nothing_running_and_goes_on(
     trainings.endings.clear()
     sweep(train=())  # it knows what it was to do
     assert trainings.started[2:] == ["optimizer.lr=3e-3", "optimizer.lr=1e-2"]
+
+
+@pytest.mark.parametrize("event", ["finished", "stopped"])
+def test_what_another_trainer_is_at_work_on_is_waited_for(
+    sweep: Callable[..., Any], trainings: Trainings, tmp_path: Path, capsys: Any, event: str
+) -> None:
+    trainings.endings["optimizer.lr=3e-3"] = lambda *_: -9
+    with pytest.raises(ValueError, match="1 of 1 trainings failed"):
+        sweep("optimizer.lr=3e-3")
+    path = tmp_path / "sweep" / "optimizer.lr=3e-3"
+    lock = FileLock(path / ".lock")
+
+    def let_go(*_: Path) -> int:
+        end(path, event, "")
+        lock.release()
+        return 0
+
+    trainings.endings = {"optimizer.lr=1e-2": let_go}
+    with lock:
+        sweep(LR, parallel=2)
+    again = ["optimizer.lr=3e-3"] if event == "stopped" else []
+    begun = ["optimizer.lr=1e-3", "optimizer.lr=1e-2", *again]
+    assert trainings.started[1:] == begun, "what others have finished is not done again"
+    assert "best: optimizer.lr=3e-3" in capsys.readouterr().out
 
 
 def test_an_error_of_the_sweep_itself_leaves_nothing_running(

@@ -7,12 +7,30 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from ..runs.run_files import RunFiles
+
 
 class Process(Protocol):
     """What a sweep asks of a training that it has begun, as `subprocess.Popen` has it."""
 
     def poll(self) -> int | None: ...
     def wait(self) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Elsewhere:
+    """A training that another trainer is at work on: it can be waited for, but not ended."""
+
+    def __init__(self, path: Path) -> None:
+        self._run = RunFiles(path)
+
+    def poll(self) -> int | None:
+        return None if self._run.is_locked() else 0
+
+    def wait(self) -> int:
+        return 0
+
     def terminate(self) -> None: ...
     def kill(self) -> None: ...
 

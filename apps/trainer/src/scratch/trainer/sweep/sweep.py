@@ -18,10 +18,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..commands import ReportSettings, SweepSettings
+from ..runs.run_files import RunFiles
 from ..training.stopping import Signals
 from ..watching.display import say
 from ..watching.units import clock
-from .processes import Process, Start, start_training
+from .processes import Elsewhere, Process, Start, start_training
 from .sweep_display import AtWork, print_results
 from .sweep_plan import Training, plan_sweep, train_command, write_plan
 from .sweep_results import Best, Result, find_best, ranked, read_result
@@ -80,6 +81,7 @@ class Sweep:
     ) -> None:
         self._out = out
         self._trainings = trainings
+        self._waiting: list[Training] = []
         self._parallel = parallel
         self._start = start
         self._at_work: dict[str, tuple[Training, Process, float]] = {}
@@ -91,15 +93,15 @@ class Sweep:
         On SIGINT or SIGTERM they are told to stop, save a checkpoint each, and are waited for; a
         second signal ends them at once. Raises `KeyboardInterrupt` then.
         """
-        waiting = [t for t in self._trainings if not self._is_final(t)]
-        if skipped := len(self._trainings) - len(waiting):
+        self._waiting = [t for t in self._trainings if not self._is_final(t)]
+        if skipped := len(self._trainings) - len(self._waiting):
             say(f"{skipped} of {len(self._trainings)} trainings are done already")
         (self._out / "logs").mkdir(exist_ok=True)
         try:
             with Signals() as signals, AtWork(self._out) as display:
-                while (waiting or self._at_work) and signals.received is None:
-                    while waiting and len(self._at_work) < self._parallel:
-                        self._begin(waiting.pop(0))
+                while (self._waiting or self._at_work) and signals.received is None:
+                    while self._waiting and len(self._at_work) < self._parallel:
+                        self._begin(self._waiting.pop(0))
                     display.show([training for training, _, _ in self._at_work.values()])
                     self._collect()
                     time.sleep(_POLL_SECONDS if self._at_work else 0)
@@ -116,8 +118,9 @@ class Sweep:
 
     def _begin(self, training: Training) -> None:
         path = self._out / training.name
-        if read_result(training, path).status == "running":
-            self._failures[training.name] = "another trainer is at work on it"
+        if RunFiles(path).is_locked():  # as when a sweep was killed, but not its trainings
+            say(f"{training.name}: waiting for another trainer, which is at work on it")
+            self._at_work[training.name] = (training, Elsewhere(path), time.monotonic())
             return
         number = 1 + self._trainings.index(training)
         say(f"{number}/{len(self._trainings)} {training.name}: begins")
@@ -132,6 +135,9 @@ class Sweep:
             if code is None:
                 continue
             del self._at_work[name]
+            if isinstance(process, Elsewhere) and not self._is_final(training):
+                self._waiting.insert(0, training)
+                continue
             if code:
                 self._failures[name] = _tell_failure(code, self._log(training))
             result = read_result(training, self._out / name, self._failures.get(name, ""))
