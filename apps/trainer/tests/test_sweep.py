@@ -176,6 +176,29 @@ def test_a_lucky_seed_does_not_win(
     assert "best: optimizer.lr=3e-3,seed=0, 3.0500 ± 0.0707 over 2 seeds" in printed
 
 
+def test_settings_that_diverged_with_one_seed_do_not_win(
+    sweep: Callable[..., Any], trainings: Trainings, tmp_path: Path, capsys: Any
+) -> None:
+    trainings.endings["optimizer.lr=3e-3,seed=1"] = diverge
+    sweep("optimizer.lr=1e-3,3e-3", "seed=0,1")
+    assert "best: optimizer.lr=1e-3,seed=0, 3.0520" in capsys.readouterr().out
+    trainings.endings["optimizer.lr=2e-3,seed=1"] = diverge
+    sweep("optimizer.lr=2e-3", "seed=0,1", out=tmp_path / "alone")
+    assert "best: optimizer.lr=2e-3,seed=0\n" in capsys.readouterr().out
+
+
+def test_figures_stay_whole_beside_many_settings(sweep: Callable[..., Any], capsys: Any) -> None:
+    sweep(
+        case=(
+            "model.norm=none model.position=none seed=1 optimizer.warmup_fraction=0.5 log_every=3",
+        )
+    )
+    printed = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in printed.splitlines()[:5])
+    for figure in ("held-out", "3.1020", "150", "finished"):
+        assert f" {figure} " in printed
+
+
 def diverge(path: Path, _: Path) -> int:
     end(path, "diverged", "step 3: the training diverges")
     return 1

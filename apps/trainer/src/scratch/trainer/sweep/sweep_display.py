@@ -76,10 +76,11 @@ def print_results(results: Sequence[Result]) -> None:
     table = Table()
     for title in _titles(settings):
         table.add_column(title, overflow="fold")
-    table.add_column("held-out loss" if held_out else "training loss", justify="right")
-    table.add_column("bits/byte" if in_bytes else "perplexity", justify="right")
-    table.add_column("tokens/s", justify="right")
-    table.add_column("status")
+    # Where it is narrow, settings may be broken into lines, figures must not be cut.
+    loss = "held-out\nloss" if held_out else "training\nloss"
+    for title in (loss, "bits/byte" if in_bytes else "perplexity", "tokens/s"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
     for result in ranked(results):
         figures = result.figures
         color = _COLORS.get(result.status, "default")

@@ -75,16 +75,22 @@ def find_best(results: Sequence[Result]) -> Best | None:
     """Return the best settings of those whose trainings have finished.
 
     A seed that was lucky says nothing about settings, so those that differ in nothing else count
-    together.
+    together, and those that diverged with any seed only where there are no others.
     """
-    groups: dict[Any, list[Result]] = {}
+    groups: dict[str, list[Result]] = {}
+    diverged: set[str] = set()
     for result in ranked(results):
+        settings = {k: v for k, v in result.training.settings.items() if k != "seed"}
+        key = json.dumps(settings, sort_keys=True)
         if result.status == "finished" and math.isfinite(result.loss):
-            settings = {k: v for k, v in result.training.settings.items() if k != "seed"}
-            groups.setdefault(json.dumps(settings, sort_keys=True), []).append(result)
+            groups.setdefault(key, []).append(result)
+        elif result.status == "diverged":
+            diverged.add(key)
     if not groups:
         return None
-    group = min(groups.values(), key=lambda group: fmean(result.loss for result in group))
+    steady = [group for key, group in groups.items() if key not in diverged]
+    candidates = steady or groups.values()
+    group = min(candidates, key=lambda group: fmean(result.loss for result in group))
     losses = [result.loss for result in group]
     return Best(
         result=group[0],
