@@ -351,6 +351,19 @@ def test_a_phone_needs_no_sideways_scrolling_and_every_control_works(
 
 @pytest.mark.slow
 @needs_chromium
+def test_a_single_update_is_a_point_since_it_makes_no_line(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", updates=1)
+    append(run, {"step": 1, "tokens": 256, "seconds": 0.5, "val_loss": 4.0})
+    page = write_page(tmp_path / "report.html", run)
+    assert visible(page).count("after 1 update.") == 1
+    opened = open_page(tmp_path / "report.html", tmp_path / "profile")
+    for plot in ("loss", "val_loss", "grad_norm", "lr", "tokens_per_second"):
+        drawing = opened.dom.split(f'data-plot="{plot}"')[1].split("</figure>")[0]
+        assert len(re.findall(r'<path class="point', drawing)) == 1, plot
+
+
+@pytest.mark.slow
+@needs_chromium
 def test_twelve_runs_that_diverged_or_not_are_twelve_lines_and_a_cross(tmp_path: Path) -> None:
     for number in range(12):
         run = make_run(tmp_path / "sweep" / f"run-{number:02}", lr=(number + 1) / 100)

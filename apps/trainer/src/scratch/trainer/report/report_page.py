@@ -90,9 +90,10 @@ def _lead(views: Sequence[RunView]) -> str:
     if known:
         best = min(known, key=lambda view: view.figures.best_val_loss or 0.0)
         of_run = f" of {escape(best.name)}" if len(views) > 1 else ""
+        ending = "" if best.figures.best_step == 1 else "s"
         sentences.append(
             f"The lowest held-out loss is <strong>{best.figures.best_val_loss:.4f}</strong>{of_run}"
-            f", after {best.figures.best_step:,} updates."
+            f", after {best.figures.best_step:,} update{ending}."
         )
     return " ".join(sentences)
 

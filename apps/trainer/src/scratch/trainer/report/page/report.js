@@ -110,7 +110,8 @@ function traces(key, wish, range) {
     const isSmoothed = SMOOTHED.has(key);
     const y = isSmoothed ? smooth(curve.mean, run.updates.count, wish.width) : curve.mean;
     if (isSmoothed && (wish.width > 1 || curve.low)) behind.push(raw(curve, x, common));
-    front.push({ ...common, x, y });
+    const mode = x.length > 1 ? "lines" : "lines+markers";
+    front.push({ ...common, x, y, mode, marker: { size: 6 } });
     if (key === "loss" && (run.status === "diverged" || run.status === "failed"))
       front.push(...endMark(run, x, y, wish, range, common));
   });
