@@ -34,6 +34,8 @@ class Hub:
     etag: str | None = '"one"'
     linked_sha256: str | None = None
     takes_ranges: bool = True
+    always_partial: bool = False
+    """Whether it calls even the whole file a part."""
     heeds_if_range: bool = True
     tells_size: bool = True
     cuts: deque[int | None] = field(default_factory=deque[int | None])
@@ -76,6 +78,8 @@ def handler_for(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def send_file(self) -> None:
             start, size = 0, len(hub.content)
             wanted, condition = self.headers.get("Range"), self.headers.get("If-Range")
+            if hub.always_partial:
+                wanted = wanted or "bytes=0-"
             same = condition in (None, hub.etag) or not hub.heeds_if_range
             if wanted and hub.takes_ranges and same:
                 start = int(wanted.removeprefix("bytes=").removesuffix("-"))
@@ -149,6 +153,18 @@ def others(path: Path) -> list[str]:
 
 
 def test_a_file_comes_whole_and_leaves_nothing_else(hub: Hub, path: Path) -> None:
+    assert get(hub, path)
+    assert path.read_bytes() == CONTENT
+    assert others(path) == []
+
+
+def test_a_whole_file_that_is_called_a_part_is_checked_too(hub: Hub, path: Path) -> None:
+    hub.always_partial = True
+    hub.content = bytes(len(CONTENT))
+    with pytest.raises(DamagedError, match="must have sha256"):
+        get(hub, path)
+    assert not path.exists()
+    hub.content = CONTENT
     assert get(hub, path)
     assert path.read_bytes() == CONTENT
     assert others(path) == []
