@@ -156,10 +156,10 @@ def test_training_goes_on_where_it_was_interrupted(
         patch.setattr(RunDirectory, "save_checkpoint", save_and_stop)
         patch.setattr(module, "train", lambda s, **_: train(s.model_copy(update=every)))
         with pytest.raises(KeyboardInterrupt):
-            quickstart(settings(out), stdlib=stdlib)
+            quickstart(settings(out, seconds=0.2), stdlib=stdlib)
     assert RunDirectory(out).checkpoint_steps() == [2]
     before = (out / "metrics.jsonl").read_bytes()
-    summary = quickstart(settings(out), stdlib=stdlib)
+    summary = quickstart(settings(out, seconds=0.2), stdlib=stdlib)
     assert (out / "metrics.jsonl").read_bytes().startswith(before)
     assert summary["steps"] > 2
 
