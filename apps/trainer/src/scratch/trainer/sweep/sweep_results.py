@@ -37,10 +37,21 @@ class Result:
 
     @property
     def loss(self) -> float:
-        """What trainings are ranked by: the held-out loss; where nothing is held out, the last."""
+        """The held-out loss; where nothing is held out, the last."""
         figures = self.figures
         known = figures.loss if figures.val_loss is None else figures.val_loss
         return math.inf if known is None else known
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """What trainings are ranked by: bits per byte, which compare across tokenizers, or a loss.
+
+        What has no held-out text comes after what has: its loss is that of other text.
+        """
+        figures = self.figures
+        if figures.val_bits_per_byte is not None:
+            return 0, figures.val_bits_per_byte
+        return (2 if figures.val_loss is None else 1), self.loss
 
 
 def read_result(training: Training, path: Path, failure: str = "") -> Result:
@@ -51,7 +62,7 @@ def read_result(training: Training, path: Path, failure: str = "") -> Result:
 
 def ranked(results: Sequence[Result]) -> list[Result]:
     """Return the results, the best first; what did not finish comes last."""
-    return sorted(results, key=lambda result: (_ORDER.index(result.status), result.loss))
+    return sorted(results, key=lambda result: (_ORDER.index(result.status), result.rank))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +71,7 @@ class Best:
 
     Attributes:
         result: the best training with these settings.
-        mean: of the losses that trainings are ranked by.
+        mean: of the losses.
         spread: their standard deviation, `None` for a single training.
         trainings: how many have these settings, up to the seed.
     """
@@ -90,7 +101,7 @@ def find_best(results: Sequence[Result]) -> Best | None:
         return None
     steady = [group for key, group in groups.items() if key not in diverged]
     candidates = steady or groups.values()
-    group = min(candidates, key=lambda group: fmean(result.loss for result in group))
+    group = min(candidates, key=_mean_rank)
     losses = [result.loss for result in group]
     return Best(
         result=group[0],
@@ -98,6 +109,11 @@ def find_best(results: Sequence[Result]) -> Best | None:
         spread=stdev(losses) if len(losses) > 1 else None,
         trainings=len(group),
     )
+
+
+def _mean_rank(group: Sequence[Result]) -> tuple[int, float]:
+    ranks = [result.rank for result in group]
+    return max(kind for kind, _ in ranks), fmean(value for _, value in ranks)
 
 
 def newest_update(path: Path) -> Record | None:
