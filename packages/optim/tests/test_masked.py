@@ -413,6 +413,17 @@ def test_loading_does_not_tie_two_optimizers_together(make: Make) -> None:
 
 
 @every_optimizer
+def test_a_state_can_be_loaded_as_often_as_one_likes(make: Make) -> None:
+    params = some_parameters()
+    optimizer = make(params)
+    saved = optimizer.state_dict()
+    for optimizer_again in (optimizer, copy.deepcopy(optimizer)):
+        optimizer_again.load_state_dict(saved)
+        optimizer_again.load_state_dict(saved)
+        assert_same_bits(optimizer_again.state_dict(), saved)
+
+
+@every_optimizer
 def test_a_group_may_carry_more_than_its_optimizer_asks_for(make: Make) -> None:
     optimizer, other = make(some_parameters()), make(some_parameters())
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 0.5)  # leaves an "initial_lr"

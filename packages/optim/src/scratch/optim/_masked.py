@@ -163,7 +163,9 @@ class MaskedOptimizer(torch.optim.Optimizer, ABC):
                     f"state_dict must be of {kind} with the same rules, "
                     f"got {group.get('rule')!r} for {own.get('rule')!r}"
                 )
-            if missing := self.rule_of(own).defaults.keys() - group.keys():
+            # Torch puts a default of its own among ours when it loads or copies an optimizer.
+            asked = self.rule_of(own).defaults.keys() - {"differentiable"}
+            if missing := asked - group.keys():
                 raise ValueError(
                     f"state_dict must be of {kind}, got groups without {', '.join(sorted(missing))}"
                 )
