@@ -420,6 +420,18 @@ def test_a_damaged_checkpoint_is_told_and_set_aside_for_the_one_before(
     assert run.checkpoint_steps() == [3]
 
 
+def test_a_checkpoint_in_the_place_of_another_is_none(
+    run: RunDirectory, model: nn.Module, optimizer: SGD, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (1, 2, 3):
+        save(run, model, optimizer, step, keep=9)
+    shutil.copy(run.checkpoints.file(1), run.checkpoints.file(3))
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt must be of step 3, got one of 1"):
+        run.checkpoints.load(3, model)
+    assert run.restore(model, optimizer)["step"] == 2
+    assert "must be of step 3, got one of 1; trying" in capsys.readouterr().err
+
+
 def test_if_no_checkpoint_can_be_read_nothing_is_begun_anew(
     run: RunDirectory, model: nn.Module, optimizer: SGD
 ) -> None:

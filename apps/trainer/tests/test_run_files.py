@@ -1,5 +1,6 @@
 """Looking into the directory of a run, without torch and without changing it."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -68,6 +69,20 @@ def test_a_run_that_a_trainer_holds_is_running_whatever_its_files_say(tmp_path: 
     run = make_run(tmp_path / "a", UPDATE, event("finished"))
     with FileLock(run.path / ".lock"):
         assert run.state() == State("running")
+    assert run.state() == State("finished")
+
+
+@pytest.mark.parametrize("reason", [errno.EACCES, errno.EROFS])
+def test_of_a_run_that_cannot_be_locked_only_the_files_tell(
+    reason: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "a", UPDATE, event("finished"))
+    (run.path / ".lock").touch()
+
+    def refuse(lock: FileLock, timeout: float) -> None:
+        raise OSError(reason, f"{lock.lock_file} cannot be opened, asked for {timeout} s")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
     assert run.state() == State("finished")
 
 

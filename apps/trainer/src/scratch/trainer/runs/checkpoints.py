@@ -88,19 +88,19 @@ class Checkpoints:
         """Restore the checkpoint of a step.
 
         Raises:
-            ValueError: if there is none, naming those there are, or it is damaged.
+            ValueError: if there is none, naming those there are, or it is damaged or another one.
         """
         if step not in self.steps():
             raise ValueError(
                 f"{self._directory} must hold the checkpoint of step {step}, got "
                 + (f"those of {', '.join(map(str, self.steps()))}" if self.steps() else "none")
             )
-        load_checkpoint(self.file(step), model, optimizer)
+        self._load(step, model, optimizer)
 
     def load_newest(self, model: Stateful, optimizer: Stateful) -> int:
         """Restore the newest checkpoint that can be read, and return its step; 0 if there is none.
 
-        Damaged ones that are newer are told and set aside.
+        Those that are newer, and damaged or of another step, are told and set aside.
 
         Raises:
             CheckpointError: if there are some, and none can be read.
@@ -108,7 +108,7 @@ class Checkpoints:
         damaged: list[int] = []
         for step in reversed(self.steps()):
             try:
-                load_checkpoint(self.file(step), model, optimizer)
+                self._load(step, model, optimizer)
             except CheckpointError as error:
                 say(f"{error}; trying the checkpoint before it")
                 damaged.append(step)
@@ -127,6 +127,11 @@ class Checkpoints:
         for later in self.steps():
             if later > step:
                 shutil.rmtree(self._folder(later))
+
+    def _load(self, step: int, model: Stateful, optimizer: Stateful | None) -> None:
+        found = load_checkpoint(self.file(step), model, optimizer)
+        if found != step:
+            raise CheckpointError(f"{self.file(step)} must be of step {step}, got one of {found}")
 
     def _folder(self, step: int) -> Path:
         return self._directory / f"step-{step:08}"

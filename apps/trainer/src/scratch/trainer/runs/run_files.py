@@ -109,7 +109,7 @@ class RunFiles:
                 return False
         except Timeout:
             return True
-        except PermissionError:  # somebody else's run, of which only the files tell
+        except OSError:  # somebody else's run, or a read-only disk: only the files tell
             return False
 
     def written(self) -> float:
