@@ -374,3 +374,17 @@ def test_twelve_runs_that_diverged_or_not_are_twelve_lines_and_a_cross(tmp_path:
     assert len(lines_of(opened.dom, "loss")) == 12
     drawing = opened.dom.split('data-plot="loss"')[1].split("</figure>")[0]
     assert len(re.findall(r'<path class="point', drawing)) == 1
+
+
+def test_losses_of_other_tokens_are_not_compared_but_bits_per_byte_are(tmp_path: Path) -> None:
+    coarse, fine = make_run(tmp_path / "coarse"), make_run(tmp_path / "fine")
+    config = fine / "config.toml"
+    config.write_text(config.read_text().replace('data = "data"', 'data = "other"'))
+    place = {"step": 30, "tokens": 1, "seconds": 1.0}
+    append(coarse, {**place, "val_loss": 2.0, "val_perplexity": 7.0, "val_bits_per_byte": 1.5})
+    append(fine, {**place, "val_loss": 4.0, "val_perplexity": 54.0, "val_bits_per_byte": 1.1})
+    page = write_page(tmp_path / "report.html", coarse, fine)
+    assert "The lowest are <strong>1.1000</strong> of fine" in page
+    assert "The lowest held-out loss" not in page
+    assert "<strong>1.1000</strong></td>" in page
+    assert "<strong>2.0000</strong></td>" not in page

@@ -17,7 +17,14 @@ from .. import __version__
 from ..watching.units import printable
 from .comparison import differing_experiments, differing_keys
 from .curves import QUANTITIES
-from .report_tables import labelled_name, results_table, settings_table, shown, two_columns
+from .report_tables import (
+    labelled_name,
+    of_one_data,
+    results_table,
+    settings_table,
+    shown,
+    two_columns,
+)
 from .run_view import RunView
 
 
@@ -87,7 +94,18 @@ def _lead(views: Sequence[RunView]) -> str:
     elif keys:
         sentences.append(f"They differ in {len(keys)} settings.")
     known = [view for view in views if view.figures.best_val_loss is not None]
-    if known:
+    measured = [view for view in views if view.figures.val_bits_per_byte is not None]
+    if not of_one_data(views):
+        sentences.append(
+            "Losses of a token do not compare, for the data differs; bits per byte do."
+        )
+        if measured:
+            best = min(measured, key=lambda view: view.figures.val_bits_per_byte or 0.0)
+            sentences.append(
+                f"The lowest are <strong>{best.figures.val_bits_per_byte:.4f}</strong> "
+                f"of {escape(best.name)}."
+            )
+    elif known:
         best = min(known, key=lambda view: view.figures.best_val_loss or 0.0)
         of_run = f" of {escape(best.name)}" if len(views) > 1 else ""
         ending = "" if best.figures.best_step == 1 else "s"

@@ -23,11 +23,12 @@ class _Column:
 
 
 _BEST = _Column("Best", lambda f: f.best_val_loss, lambda v: decimals(v, 4), True)
+_BITS = _Column("Bits per byte", lambda f: f.val_bits_per_byte, lambda v: decimals(v, 4), True)
 _COLUMNS = (
     _Column("Held-out loss", lambda f: f.val_loss, lambda v: decimals(v, 4), True),
     _BEST,
     _Column("Perplexity", lambda f: f.val_perplexity, lambda v: decimals(v, 2), True),
-    _Column("Bits per byte", lambda f: f.val_bits_per_byte, lambda v: decimals(v, 4), True),
+    _BITS,
     _Column("Updates", lambda f: f.step, lambda v: f"{v:,.0f}"),
     _Column("Tokens", lambda f: f.tokens, short),
     _Column("Time", lambda f: f.seconds, clock),
@@ -44,14 +45,17 @@ def results_table(views: Sequence[RunView]) -> str:
     """Return the figures of each run, and of runs that differ only in the seed their mean."""
     columns = [c for c in _COLUMNS if any(c.value(view.figures) is not None for view in views)]
     head = "".join(f'<th scope="col">{column.title}</th>' for column in columns)
-    best = min((v for view in views if (v := view.figures.best_val_loss) is not None), default=None)
+    judge = _BEST if of_one_data(views) else _BITS
+    best = min((v for view in views if (v := judge.value(view.figures)) is not None), default=None)
     ordered = sorted(views, key=lambda view: view.group)
     groups = [list(members) for _, members in groupby(ordered, key=lambda view: view.group)]
     rows: list[str] = []
     for members in groups:
         if len(members) > 1:
             rows.append(_group_row(members, groups, columns))
-        rows += [_run_row(view, columns, best, inside=len(members) > 1) for view in members]
+        rows += [
+            _run_row(view, columns, (judge, best), inside=len(members) > 1) for view in members
+        ]
     note = (
         "<p class='note'>Lines in bold are the mean ± standard deviation of finished runs that "
         "differ only in the seed.</p>"
@@ -124,7 +128,18 @@ def shown(value: Any) -> str:
     return str(value) or "—"
 
 
-def _run_row(view: RunView, columns: Sequence[_Column], best: float | None, *, inside: bool) -> str:
+def of_one_data(views: Sequence[RunView]) -> bool:
+    """Return whether losses compare: those of a token do not where the tokens are others."""
+    return len({str(view.settings.get("data")) for view in views}) <= 1
+
+
+def _run_row(
+    view: RunView,
+    columns: Sequence[_Column],
+    best: tuple[_Column, float | None],
+    *,
+    inside: bool,
+) -> str:
     figures = view.figures
     cells = "".join(
         _cell(column, _text(column, figures), is_best=_is_best(column, figures, best))
@@ -185,8 +200,9 @@ def _spread(column: _Column, of_group: Spread | None) -> str:
     return f"{column.text(of_group.mean)} <small>± {column.text(of_group.deviation)}</small>"
 
 
-def _is_best(column: _Column, figures: Figures, best: float | None) -> bool:
-    return column is _BEST and best is not None and figures.best_val_loss == best
+def _is_best(column: _Column, figures: Figures, best: tuple[_Column, float | None]) -> bool:
+    judge, value = best
+    return column is judge and value is not None and judge.value(figures) == value
 
 
 def _cell(column: _Column, text: str, *, is_best: bool = False) -> str:
