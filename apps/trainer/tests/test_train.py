@@ -25,6 +25,7 @@ from scratch.trainer.training import train as module
 from scratch.trainer.training.divergence import DivergedError, DivergenceDetector
 from scratch.trainer.training.pace import Pace, Stopwatch
 from scratch.trainer.training.train import train
+from scratch.trainer.watching.trackers import Trackers
 
 MakeSettings = Callable[..., TrainSettings]
 RESULT = "model.safetensors"
@@ -408,6 +409,20 @@ def test_a_checkpoint_is_on_the_disk_before_an_evaluation_begins(
     assert run.journal.read()[-1]["event"] == "failed"
     train(settings)
     assert (settings.out / RESULT).read_bytes() == (unbroken / RESULT).read_bytes()
+
+
+def test_trackers_are_sent_every_number_of_the_journal_also_that_of_the_end(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+
+    def send(_: Trackers, record: Any) -> None:
+        sent.append(record)
+
+    monkeypatch.setattr(Trackers, "log", send)
+    run = train(make_settings(tmp_path / "run", evaluate_every=5))
+    assert sent == [record for record in run.journal.read() if "event" not in record]
+    assert sent[-1]["val_loss"] > 0
 
 
 def test_samples_are_written_down_and_disturb_nothing(

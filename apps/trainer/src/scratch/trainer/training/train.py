@@ -78,12 +78,17 @@ def train(settings: TrainSettings, *, resume_command: str | None = None) -> RunD
     with run.locked(), Signals() as signals:
         settings = _with_micro_batch(settings, run, model)
         run.begin(settings, data, device, parameters=count_parameters(model.config).total)
-        with _bad_end_written_down(run, settings):
-            totals, stopped = _train(settings, run, model, sampler, data, signals)
+        with (
+            _bad_end_written_down(run, settings),
+            Trackers.open(
+                settings.trackers, run.path, settings.model_dump(mode="json")
+            ) as trackers,
+        ):
+            totals, stopped = _train(settings, run, model, sampler, data, signals, trackers)
             if stopped is None:
                 run.save_weights(model)
                 say(f"the weights are in {run.path / 'model.safetensors'}")
-                _evaluate_if_missing(run, model, data, totals)
+                _evaluate_if_missing(run, model, data, totals, trackers)
                 run.journal.end(totals["step"], "finished")
                 return run
         run.journal.end(totals["step"], "stopped", stopped)
@@ -101,6 +106,7 @@ def _train(
     sampler: WindowSampler,
     data: PreparedData,
     signals: Signals,
+    trackers: Trackers,
 ) -> tuple[Totals, str | None]:
     """Make the updates that are left; return the totals of the last, and why it ends early if so.
 
@@ -122,7 +128,7 @@ def _train(
         say(f"going on after step {totals['step']:,}")
         if totals["step"] % settings.evaluate_every == 0:
             with watch.paused():
-                _evaluate_if_missing(run, model, data, totals)
+                _evaluate_if_missing(run, model, data, totals, trackers)
         if pace.fraction(totals["step"], totals["seconds"]) >= 1:
             return totals, None
     say(
@@ -133,7 +139,6 @@ def _train(
     pending: Pending = []  # steps whose losses nobody has read yet
     last_look = totals
     with (
-        Trackers.open(settings.trackers, run.path, settings.model_dump(mode="json")) as trackers,
         TrainingDisplay("training", history=history) as display,
         Prefetch(
             lambda done: micro_batches(data.train, sampler, done, settings, model),
@@ -183,8 +188,7 @@ def _train(
                     run.save_checkpoint(model, optimizer, number, keep=settings.keep_checkpoints)
                 if evaluate:
                     run.checkpoints.wait()
-                    for record in _evaluate(run, model, data, totals):
-                        trackers.log(record)
+                    for record in _evaluate(run, model, data, totals, trackers):
                         display.evaluated(record)
                 if sample:
                     _sample(settings, run, model, data, totals)
@@ -274,20 +278,28 @@ def _all_saved(run: RunDirectory) -> Generator[None]:
 
 
 def _evaluate_if_missing(
-    run: RunDirectory, model: TransformerLM, data: PreparedData, totals: Totals
+    run: RunDirectory,
+    model: TransformerLM,
+    data: PreparedData,
+    totals: Totals,
+    trackers: Trackers,
 ) -> None:
     """Evaluate, unless an earlier session of the run has done so after the same update."""
     if not any(
         record["step"] == totals["step"] and record.get("val_loss") is not None
         for record in run.journal.read()
     ):
-        _evaluate(run, model, data, totals)
+        _evaluate(run, model, data, totals, trackers)
 
 
 def _evaluate(
-    run: RunDirectory, model: TransformerLM, data: PreparedData, totals: Totals
+    run: RunDirectory,
+    model: TransformerLM,
+    data: PreparedData,
+    totals: Totals,
+    trackers: Trackers,
 ) -> list[dict[str, Any]]:
-    """Put the loss on the held-out text, if there is any, into the journal; return that line."""
+    """Put the loss on the held-out text, if any, into the journal and the trackers; return that line."""
     if data.validation is None:
         return []
     evaluation = evaluate_tokens(model, data.validation)
@@ -300,6 +312,7 @@ def _evaluate(
         ),
     }
     run.journal.append([record])
+    trackers.log(record)
     say(f"step {totals['step']:,}: held-out loss {evaluation.loss:.4f}")
     if not math.isfinite(evaluation.loss):
         raise NonFiniteError(
