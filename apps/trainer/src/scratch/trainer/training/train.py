@@ -299,7 +299,7 @@ def _evaluate(
     totals: Totals,
     trackers: Trackers,
 ) -> list[dict[str, Any]]:
-    """Put the loss on the held-out text, if any, into the journal and the trackers; return that line."""
+    """Put the loss on the held-out text, if any, into journal and trackers; return that line."""
     if data.validation is None:
         return []
     evaluation = evaluate_tokens(model, data.validation)
