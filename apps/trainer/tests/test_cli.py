@@ -274,13 +274,13 @@ def test_the_module_is_the_command() -> None:
         ("train --out r --steps 3", "--data"),
         ("train --data d --out r --stepz 3", "--steps"),
         ("train --data d --out r --steps many", "--steps"),
-        ("train --data d --out r --steps 0", "steps"),
+        ("train --data d --out r --steps 0", "--steps"),
         ("train --data d --out r --model.norm batch", "batch"),
         ("train --config", "config"),
         ("prepare a.txt --out d --vocab-size 256", "257"),
         ("evaluate", "PATH"),
-        ("generate run --top-p 0", "top_p"),
-        ("quickstart --train-seconds -1", "train_seconds"),
+        ("generate run --top-p 0", "--top-p"),
+        ("quickstart --train-seconds -1", "--train-seconds"),
     ],
 )
 def test_a_command_line_that_cannot_be_understood_exits_with_2(
@@ -311,7 +311,7 @@ def test_a_table_in_place_of_a_value_is_named(told: Callable[..., str], config: 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("prepare none.txt --out d", "none.txt"),
+        ("prepare none.txt --out d", "none.txt: No such file or directory"),
         ("prepare --out d", "files must name at least one text file, got none"),
         ("train --data none --out r --steps 3", "trainer prepare FILE... --out none"),
         (

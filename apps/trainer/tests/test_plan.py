@@ -164,7 +164,7 @@ def test_a_run_is_planned_as_it_was_told(capsys: Any, unbroken: Path) -> None:
     [
         ("steps = 3\n", "needs the size of the vocabulary, .* such as --vocab-size 4096"),
         ("stebs = 3\n", "unknown key stebs; did you mean steps?"),
-        ('steps = "many"\n', "small.toml: steps: "),
+        ('steps = "many"\n', "small.toml: steps must be a whole number"),
     ],
 )
 def test_files_that_say_too_little_or_wrong_things_are_refused(

@@ -188,6 +188,15 @@ def test_a_run_in_many_sessions_is_the_run_in_one(
     assert_same_run(out, undisturbed)
 
 
+def test_a_run_that_has_seen_its_tokens_makes_no_further_update(
+    stopped: Path, make_settings: MakeSettings
+) -> None:
+    train(make_settings(stopped, resume=True, max_tokens=500))  # 64 a step, and it is at step 8
+    run = RunDirectory(stopped)
+    assert run.checkpoint_steps()[-1] == 8
+    assert run.journal.read()[-1]["reason"] == "--max-tokens 500"
+
+
 def test_a_run_goes_on_from_the_step_that_is_named(
     finished: Path, make_settings: MakeSettings, unbroken: Path
 ) -> None:

@@ -117,9 +117,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = None  # nobody reads on, as under `| head`: there is nobody to tell
         return 1
     except (ValueError, OSError, ArithmeticError, ImportError, MemoryError) as error:
-        print(f"trainer: {error}", file=sys.stderr)
+        print(f"trainer: {_told(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _told(error: Exception) -> str:
+    """Return what went wrong; of a file, its name and what the system says of it, without a number.
+
+    A file that is renamed has two names, and both are told.
+    """
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return f"{' -> '.join(names)}: {error.strerror}"
+    return str(error)
 
 
 def parse(arguments: list[str]) -> "Settings":
@@ -129,15 +140,18 @@ def parse(arguments: list[str]) -> "Settings":
         _show_overview(arguments)
     import tyro
 
+    from .flags import registry
+
     kind: type[Settings] = _find(COMMANDS[name].settings)
     given, rest = arguments[1:], list[str]()
     if name == "sweep" and "--" in given:
         place = given.index("--")
         given, rest = given[:place], given[place + 1 :]
     default = _train_defaults(given) if name == "train" else None
-    settings = tyro.cli(
-        kind, prog=f"trainer {name}", description=kind.__doc__, args=given, default=default
-    )
+    with registry():
+        settings = tyro.cli(
+            kind, prog=f"trainer {name}", description=kind.__doc__, args=given, default=default
+        )
     assert settings is not None
     if default is not None:
         settings = _with_its_own_length(settings, default)
@@ -203,7 +217,9 @@ def _train_defaults(arguments: list[str]) -> Any:
     try:
         settings = TrainSettings.model_validate({"data": nowhere, "out": nowhere, **values})
     except ValidationError as error:
-        raise ValueError(f"{found.config or found.preset}: {tell_invalid(error)}") from None
+        raise ValueError(
+            f"{found.config or found.preset}: {tell_invalid(error, TrainSettings)}"
+        ) from None
     missing = {name: tyro.MISSING for name in ("data", "out") if name not in values}
     return settings.model_copy(update={**missing, "config": found.config, "preset": found.preset})
 

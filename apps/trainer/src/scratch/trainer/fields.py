@@ -4,6 +4,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import ErrorDetails
 
 AtLeastOne = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -22,3 +23,21 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=Settings)
+
+_KINDS = {
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+    "model": "a table",
+    "path": "a path",
+    "string": "a text",
+    "tuple": "a list",
+}
+
+
+def must_be(mistake: ErrorDetails) -> str:
+    """Return the rule that a value breaks, as what comes after "must be"."""
+    kind = _KINDS.get(mistake["type"].split("_")[0])
+    rule = mistake["msg"].removeprefix("Input should be ")
+    rule = rule.replace("greater than or equal to", "at least")
+    return kind or rule.replace("less than or equal to", "at most")

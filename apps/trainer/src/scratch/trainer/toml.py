@@ -4,12 +4,12 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import tomli_w
 from pydantic import ValidationError
 
-from .fields import S, Settings
+from .fields import S, Settings, must_be
 
 
 def load_toml(path: Path, kind: type[S], *, placeholders: Mapping[str, Any] | None = None) -> S:
@@ -24,7 +24,7 @@ def load_toml(path: Path, kind: type[S], *, placeholders: Mapping[str, Any] | No
     try:
         return kind.model_validate({**(placeholders or {}), **values})
     except ValidationError as error:
-        raise ValueError(f"{path}: {tell_invalid(error)}") from None
+        raise ValueError(f"{path}: {tell_invalid(error, kind)}") from None
 
 
 def read_toml(path: Path, kind: type[Settings]) -> dict[str, Any]:
@@ -53,11 +53,30 @@ def parse_toml(text: str, name: str, kind: type[Settings]) -> dict[str, Any]:
     return values
 
 
-def tell_invalid(error: ValidationError) -> str:
+def tell_invalid(error: ValidationError, kind: type[Settings]) -> str:
     """Return the first of what is wrong, in a line: the setting, the rule and what came."""
-    first = error.errors()[0]
-    key = ".".join(map(str, first["loc"]))
-    return f"{key}: {first['msg']}, got {first['input']!r}"
+    mistakes = error.errors()
+    first = mistakes[0]
+    key = _key(first["loc"], kind)
+    if first["type"] == "missing":
+        return f"{key} must be given"
+    of_it = [mistake for mistake in mistakes if _key(mistake["loc"], kind) == key]
+    rules = dict.fromkeys(map(must_be, of_it))
+    return f"{key} must be {' or '.join(rules)}, got {first['input']!r}"
+
+
+def _key(place: tuple[int | str, ...], kind: type[Settings]) -> str:
+    """Return the name of a setting; a place goes on with which element, and of what type."""
+    names: list[str] = []
+    for part in place:
+        field = kind.model_fields.get(str(part))
+        if field is None:
+            break
+        names.append(str(part))
+        if not _is_table(field.annotation):
+            break
+        kind = field.annotation
+    return ".".join(names)
 
 
 def dump_toml(settings: Settings, *, leave_out: frozenset[str] = frozenset()) -> str:
@@ -75,5 +94,9 @@ def _unknown_keys(
             yield prefix + key, [prefix + name for name in kind.model_fields]
         elif isinstance(value, dict):
             inner = field.annotation
-            if isinstance(inner, type) and issubclass(inner, Settings):
+            if _is_table(inner):
                 yield from _unknown_keys(cast("dict[str, Any]", value), inner, f"{prefix}{key}.")
+
+
+def _is_table(annotation: Any) -> TypeGuard[type[Settings]]:
+    return isinstance(annotation, type) and issubclass(annotation, Settings)

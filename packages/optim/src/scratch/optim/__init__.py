@@ -11,7 +11,7 @@ from ._schedules import Constant, WarmupCosine, WarmupLinear, WarmupStableDecay
 from ._sgd import SGD, sgd
 from ._stats import GradStats, UpdateRatios, grad_stats
 
-__version__ = "0.2.0"
+__version__ = "0.2.1"
 
 __all__ = [
     "SGD",

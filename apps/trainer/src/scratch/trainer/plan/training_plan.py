@@ -164,7 +164,7 @@ def read_settings(what: str) -> TrainSettings:
         try:
             return TrainSettings.model_validate({**placeholders, **read_preset(what)})
         except ValidationError as error:
-            raise ValueError(f"preset {what}: {tell_invalid(error)}") from None
+            raise ValueError(f"preset {what}: {tell_invalid(error, TrainSettings)}") from None
     if (path / "config.toml").is_file():
         return load_toml(path / "config.toml", TrainSettings)
     if path.is_file():

@@ -58,9 +58,15 @@ class Limits:
         """Return why to stop now, after so many tokens of the run, or None."""
         if self._signals.received is not None:
             return self._signals.received
-        if self._max_tokens is not None and tokens >= self._max_tokens:
-            return f"--max-tokens {self._max_tokens}"
+        if (reason := self.tokens_reached(tokens)) is not None:
+            return reason
         seconds = time.perf_counter() - self._begin
         if self._max_seconds is not None and seconds >= self._max_seconds:
             return f"--max-time {self._max_seconds:g}"
+        return None
+
+    def tokens_reached(self, tokens: int) -> str | None:
+        """Return why to stop at so many tokens, or None: of the limits the one on the whole run."""
+        if self._max_tokens is not None and tokens >= self._max_tokens:
+            return f"--max-tokens {self._max_tokens}"
         return None

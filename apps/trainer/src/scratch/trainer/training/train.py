@@ -131,6 +131,8 @@ def _train(
                 _evaluate_if_missing(run, model, data, totals, trackers)
         if pace.fraction(totals["step"], totals["seconds"]) >= 1:
             return totals, None
+        if (reason := limits.tokens_reached(totals["tokens"])) is not None:
+            return totals, reason
     say(
         f"{count_parameters(model.config).total:,} parameters on {model.head_weight.device}, "
         f"{len(data.train):,} tokens of {data.tokenizer.vocab_size:,} kinds to learn from"
@@ -240,7 +242,7 @@ def _load_initial_weights(source: RunDirectory, model: TransformerLM, data: Prep
     except RuntimeError as error:
         raise ValueError(
             f"model must have the shape of that in {source.path}, which --init-from brings along "
-            f"unless other flags change it: {error}"
+            f"unless other flags change it: {str(error).splitlines()[0]}"
         ) from None
 
 
