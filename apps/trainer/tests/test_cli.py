@@ -438,3 +438,25 @@ def test_the_environment_names_the_command(
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["command"] == ["trainer", *line.split()]
     assert RunDirectory(tmp_path / "run").settings().steps == 1
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=repr
+)
+def test_memory_that_runs_out_is_told_in_a_line(
+    error: Exception, told: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(settings: object) -> None:
+        raise error
+
+    monkeypatch.setattr("scratch.trainer.using.score.print_score", run_out)
+    assert "there must be memory for what was asked" in told("evaluate", "run")
+
+
+def test_a_mistake_of_ours_is_shown_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(settings: object) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr("scratch.trainer.using.score.print_score", fail)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        run("evaluate", "run")

@@ -62,6 +62,16 @@ def edit(path: Path, change: Edit) -> None:
     path.write_text(json.dumps(content))
 
 
+def give_rows(source: Path, rows: int) -> None:
+    """Let a model have so many rows, the last ones dropped or zero."""
+    path = source / "model.safetensors"
+    weights = load_file(path)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = torch.cat([weights[name], torch.zeros(9, 16)])[:rows].clone()
+    save_file(weights, path)
+    edit(source / "config.json", lambda content: content.update(vocab_size=rows))
+
+
 def refused(source: Path, message: str) -> None:
     """Check that an import is refused, and leaves nothing behind."""
     out = source.parent / "out"
@@ -278,12 +288,7 @@ def test_an_end_of_another_name_is_the_end_here(
 def test_rows_without_a_token_get_one_that_no_text_holds(
     source: Path, unbroken: Path, tmp_path: Path
 ) -> None:
-    path = source / "model.safetensors"
-    weights = load_file(path)
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        weights[name] = torch.cat([weights[name], torch.zeros(7, 16)])
-    save_file(weights, path)
-    edit(source / "config.json", lambda content: content.update(vocab_size=307))
+    give_rows(source, 307)
     import_(ImportSettings(source=source, out=tmp_path / "run"))
     directory = RunDirectory(tmp_path / "run")
     assert directory.load_model(CPU).config.vocab_size == directory.tokenizer().vocab_size == 307
@@ -315,7 +320,8 @@ def test_a_run_is_never_overwritten(exported: Path, finished: Path) -> None:
         ({"quantization_config": {"bits": 4}}, "must be of weights in floating point, got a quant"),
         ({"num_hidden_layers": 2}, r"weights of its config\.json: .* missing model\.layers\.1\."),
         ({"intermediate_size": 9}, r"weights of its config\.json: .* must have shape \(9, 16\)"),
-        ({"vocab_size": 299}, r"tokenizer\.json must have ids below 299, .*, got ids up to 299"),
+        ({"vocab_size": 10**12}, r"weights of its config\.json: .* shape \(1000000000000, 16\)"),
+        ({"num_hidden_layers": 10**10}, r"must hold the tensors of 10000000000 layers"),
         ({"vocab_size": 301}, r"weights of its config\.json: .* must have shape \(301, 16\)"),
     ],
     ids=str,
@@ -327,8 +333,13 @@ def test_a_config_that_is_not_of_this_model_is_refused(
     refused(source, message)
 
 
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused(source: Path) -> None:
+    give_rows(source, 299)
+    refused(source, r"tokenizer\.json must have ids below 299, .*, got ids up to 299")
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
-@pytest.mark.parametrize("content", ["", "{", "[1]", "7"])
+@pytest.mark.parametrize("content", ["", "{", "[1]", "7", "[" * 10**5], ids=len)
 def test_files_that_are_no_json_objects_are_refused(source: Path, name: str, content: str) -> None:
     (source / name).write_text(content)
     refused(source, f"{name} must hold a JSON object")
@@ -398,5 +409,5 @@ def test_a_token_of_the_name_that_a_row_would_get_is_refused(source: Path) -> No
     Tokenizer(vocabulary.tokens, vocabulary.merges, specials).to_huggingface(
         source / "tokenizer.json"
     )
-    edit(source / "config.json", lambda content: content.update(vocab_size=303))
+    give_rows(source, 303)
     refused(source, "must not have the token .*reserved 302.* by another id")

@@ -246,6 +246,9 @@ def test_what_llama_cannot_say_is_refused(changes: dict[str, Any], message: str)
         ({"rms_norm_eps": 1e-6}, "rms_norm_eps must be 1e-05 .*, got 1e-06"),
         ({"head_dim": 16}, "head_dim must be 8 .*, got 16"),
         ({"hidden_size": None}, "hidden_size must stand in a config.json"),
+        ({"hidden_size": "32"}, "hidden_size must be a whole number of at least 1, got '32'"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be a whole number .*, got 0"),
+        ({"rope_scaling": 5}, "rope_scaling and rope_parameters must be objects, got 5"),
         ({"model_type": "qwen3", "head_dim": None}, "head_dim must stand in a config.json"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type must be .*, got 'yarn'"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor .* 0.5"),
@@ -277,6 +280,15 @@ def test_names_that_do_not_fit_are_named(
         state[added] = torch.zeros(32)
     with pytest.raises(ValueError, match=re.escape(message)):
         from_llama_state_dict(config(), state)
+
+
+def test_sizes_that_a_file_only_claims_are_refused_before_they_take_memory() -> None:
+    state = to_llama_state_dict(TransformerLM(config()))
+    with pytest.raises(ValueError, match=r"must hold the tensors of 10000000000 layers, got 21"):
+        from_llama_state_dict(config(num_layers=10**10), state)
+    with pytest.raises(ValueError, match=r"embed_tokens.weight must have shape \(1000000000000, "):
+        from_llama_state_dict(config(vocab_size=10**12), state)
+    assert from_llama_state_dict(config(context_length=10**14), state)
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:

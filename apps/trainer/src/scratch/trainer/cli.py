@@ -119,6 +119,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ArithmeticError, ImportError, MemoryError) as error:
         print(f"trainer: {_told(error)}", file=sys.stderr)
         return 1
+    except RuntimeError as error:  # only torch raises these for want of memory
+        from .training.micro_batch import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        print(f"trainer: {_told(MemoryError())}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -130,6 +137,8 @@ def _told(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return f"{' -> '.join(names)}: {error.strerror}"
+    if isinstance(error, MemoryError) and not str(error):
+        return "there must be memory for what was asked, got less; ask for less at a time"
     return str(error)
 
 

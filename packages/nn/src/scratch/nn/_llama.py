@@ -9,6 +9,7 @@ places and nothing else does.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from einops import rearrange
@@ -67,8 +68,14 @@ def from_llama_state_dict(
             that of the config, or the model is to be tied and its head is another.
     """
     check_expressible(config)
+    if len(state) < config.num_layers:  # before as many layers are made as a file may claim
+        raise ValueError(
+            f"state must hold the tensors of {config.num_layers} layers, got {len(state)} tensors"
+        )
+    # The weights do not depend on the context, for which tables of angles are made.
+    model = replace(config, context_length=1)
     with torch.device("meta"):
-        shapes = {name: weight.shape for name, weight in TransformerLM(config).state_dict().items()}
+        shapes = {name: weight.shape for name, weight in TransformerLM(model).state_dict().items()}
     names = {_llama_name(name): name for name in shapes}
     given = dict(state)
     if config.tie_embeddings and "lm_head.weight" in given:

@@ -1,7 +1,7 @@
 """What `config.json` says of a Llama or Qwen3, and what it means here."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -110,7 +110,7 @@ def config_from_llama(settings: Mapping[str, Any]) -> TransformerConfig:
         raise ValueError(f"model_type must be one of llama, qwen3, got {model_type!r}")
     for name, (value, left_out) in _FIXED.items():
         _must_be(name, value, settings.get(name, left_out))
-    d_model, heads = _entry(settings, "hidden_size"), _entry(settings, "num_attention_heads")
+    d_model, heads = _size(settings, "hidden_size"), _size(settings, "num_attention_heads")
     d_head, kv_heads = settings.get("head_dim"), settings.get("num_key_value_heads")
     if model_type == "qwen3":  # whose defaults do not follow from the width
         d_head, kv_heads = _entry(settings, "head_dim"), _entry(settings, "num_key_value_heads")
@@ -139,6 +139,14 @@ def _entry(settings: Mapping[str, Any], name: str) -> Any:
     return settings[name]
 
 
+def _size(settings: Mapping[str, Any], name: str) -> int:
+    """Return an entry with which other sizes are computed."""
+    value = _entry(settings, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return value
+
+
 def _must_be(name: str, expected: object, value: object) -> None:
     if value != expected:
         raise ValueError(f"{name} must be {expected!r} for a TransformerLM, got {value!r}")
@@ -147,9 +155,10 @@ def _must_be(name: str, expected: object, value: object) -> None:
 def _angles(settings: Mapping[str, Any]) -> tuple[float, float]:
     """Return the base of the angles and the factor by which positions are divided."""
     # Before transformers 5, the base stood alone and the rest under `rope_scaling`.
-    rope: dict[str, Any] = {
-        **(settings.get("rope_scaling") or settings.get("rope_parameters") or {})
-    }
+    given: object = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"rope_scaling and rope_parameters must be objects, got {given!r}")
+    rope = dict(cast("Mapping[str, Any]", given))
     theta = rope.pop("rope_theta", settings.get("rope_theta", 10_000.0))
     kind = rope.pop("rope_type", rope.pop("type", "default"))
     if kind not in ("default", "linear"):

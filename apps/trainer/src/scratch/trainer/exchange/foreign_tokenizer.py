@@ -46,7 +46,7 @@ def read_tokenizer(source: Path, config: Mapping[str, Any], *, rows: int) -> Tok
 def _read(path: Path) -> Tokenizer:
     try:
         content = dict(json.loads(path.read_bytes()))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} must hold a JSON object: {error}") from None
     content["post_processor"] = None
     with tempfile.TemporaryDirectory() as folder:

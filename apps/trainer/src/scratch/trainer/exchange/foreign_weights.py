@@ -48,7 +48,7 @@ def _files(source: Path) -> list[Path]:
         raise ValueError(f"{source} must hold {_ONE} or {_INDEX}, got neither{hint}")
     try:
         names = sorted(set(map(str, json.loads(index.read_bytes())["weight_map"].values())))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{index} must be a JSON object with a weight_map: {error!r}") from None
     for name in names:
         if Path(name).name != name:

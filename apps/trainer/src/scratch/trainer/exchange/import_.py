@@ -39,11 +39,13 @@ def import_(settings: ImportSettings) -> None:
         raise ValueError(f"{out} must be new or empty, got something in it; choose another --out")
     entries = _read_config(source)
     config = _config(source, entries)
-    tokenizer = read_tokenizer(source, entries, rows=config.vocab_size)
+    # First the weights: what they are is certain, while a config.json may claim any size.
+    weights = read_weights(source)
     try:
-        state = from_llama_state_dict(config, read_weights(source))
+        state = from_llama_state_dict(config, weights)
     except ValueError as error:
         raise ValueError(f"{source} must hold the weights of its config.json: {error}") from None
+    tokenizer = read_tokenizer(source, entries, rows=config.vocab_size)
     model = build_model(_model_settings(config), vocab_size=config.vocab_size)
     model.load_state_dict(state)
 
@@ -77,7 +79,7 @@ def _read_config(source: Path) -> dict[str, Any]:
         )
     try:
         entries = dict(json.loads(path.read_bytes()))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} must hold a JSON object: {error}") from None
     if entries.get("quantization_config"):
         raise ValueError(
