@@ -168,6 +168,15 @@ def test_an_import_of_an_export_of_an_import_is_the_same(imported: Path, tmp_pat
     assert same_weights(imported, tmp_path / "again")
 
 
+def test_the_card_of_an_import_claims_no_training(imported: Path, tmp_path: Path) -> None:
+    export(ExportSettings(run=imported, out=tmp_path / "again", verify=False))
+    card = (tmp_path / "again" / "README.md").read_text(encoding="utf-8")
+    assert "It was imported, not trained" in card
+    assert "`<|endoftext|>` is `bos_token` and `eos_token` in one." in card
+    assert "In training" not in card
+    assert "## Training" not in card
+
+
 # --- what an imported model is good for
 
 

@@ -82,6 +82,7 @@ def test_a_run_that_tells_nothing_has_a_card_without_figures(finished: Path) -> 
     assert "model-index" not in front
     assert "final weights" in text
     assert "imported" not in text
+    assert "In training each document came after `<|endoftext|>`" in text
     assert "## Data" not in text
     assert "## On held-out text" not in text
 

@@ -30,7 +30,7 @@ def model_card(name: str, model: TransformerLM, entries: dict[str, Any], origin:
         _front_matter(name, entries, origin),
         f"# {name}\n",
         _introduction(model, entries, origin),
-        _usage(name, model),
+        _usage(name, model, origin),
         _figures(origin),
         _shape(model),
         _training(origin),
@@ -78,8 +78,15 @@ def _introduction(model: TransformerLM, entries: dict[str, Any], origin: Provena
     return f"A language model of {parameters:,} parameters, in the form of `{kind}`.\n{history}\n"
 
 
-def _usage(name: str, model: TransformerLM) -> str:
+def _usage(name: str, model: TransformerLM, origin: Provenance) -> str:
     context = model.config.context_length
+    if origin.is_imported:  # of whose training nothing is known
+        start = f"`{END_OF_TEXT}` is `bos_token` and `eos_token` in one."
+    else:
+        start = (
+            f"In training each document came after `{END_OF_TEXT}`, which is `bos_token` and "
+            "`eos_token` in one:\na prompt should begin with it."
+        )
     return f"""## Use
 
 ```python
@@ -92,8 +99,7 @@ ids = model.generate(**prompt, do_sample=True, temperature=0.8, max_new_tokens={
 print(tokenizer.decode(ids[0], skip_special_tokens=True))
 ```
 
-In training each document came after `{END_OF_TEXT}`, which is `bos_token` and `eos_token` in one:
-a prompt should begin with it. Prompt and continuation together have room for {context:,} tokens.
+{start} Prompt and continuation together have room for {context:,} tokens.
 """
 
 
