@@ -334,6 +334,25 @@ def test_a_mistake_is_told_in_a_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train --data {data} --out {file} --steps 1",
+        "train --data {data} --out {file}/run --steps 1",
+        "quickstart --out {file}",
+        "sweep --out {file} --vary seed=1 -- --data {data} --steps 1",
+    ],
+)
+def test_a_file_in_the_place_of_a_directory_is_told_as_such(
+    line: str, told: Callable[..., str], data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    message = told(*(word.format(data=data, file=file) for word in line.split()))
+    assert message == f"{file}: must be a directory, got a file"
+    assert file.read_text() == "mine"
+
+
 def test_a_bad_loss_is_told_in_a_line(told: Callable[..., str], data: Path, tmp_path: Path) -> None:
     line = f"train --data {data} --out {tmp_path}/run --steps 20 --optimizer.lr 1e30"
     line += " --optimizer.warmup-fraction 0 --model.context-length 16 --model.d-model 12"

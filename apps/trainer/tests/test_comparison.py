@@ -2,7 +2,8 @@
 
 import pytest
 
-from scratch.trainer.report.comparison import Spread, differing_keys, flat, seed_groups, spread
+from scratch.trainer.fields import flat
+from scratch.trainer.report.comparison import Spread, differing_keys, seed_groups, spread
 
 
 def test_nested_settings_become_one_level() -> None:

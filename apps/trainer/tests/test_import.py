@@ -399,6 +399,13 @@ def test_weights_that_are_whole_numbers_are_refused(source: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused(source: Path, value: float) -> None:
+    path = source / "model.safetensors"
+    save_file({**load_file(path), "model.norm.weight": torch.full((16,), value)}, path)
+    refused(source, r"model\.norm\.weight in .* must hold finite numbers only")
+
+
 def test_a_tokenizer_of_another_kind_is_refused_by_its_own_name(source: Path) -> None:
     edit(source / "tokenizer.json", lambda content: content["model"].update(type="Unigram"))
     refused(source, r"tales/tokenizer\.json cannot be read as a Vocabulary: model\.type must be")

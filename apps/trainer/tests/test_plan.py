@@ -159,6 +159,15 @@ def test_a_run_is_planned_as_it_was_told(capsys: Any, unbroken: Path) -> None:
     assert told["data_tokens"] > 0
 
 
+def test_a_run_without_data_is_planned_with_its_own_tokenizer(capsys: Any, finished: Path) -> None:
+    (finished / "data.json").unlink()
+    config = finished / "config.toml"
+    lines = config.read_text().splitlines()
+    config.write_text("\n".join(['data = "imported"', *lines[1:]]))
+    assert lines[0].startswith("data = ")
+    assert planned(capsys, finished)["model"]["vocab_size"] == 300
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -20,7 +20,7 @@ from scratch.optim import WarmupCosine
 from scratch.train import Batch, NonFiniteError
 from scratch.trainer.config import ModelSettings, OptimizerSettings, TrainSettings
 from scratch.trainer.runs.run import RunDirectory
-from scratch.trainer.training import compiling, pace
+from scratch.trainer.training import compiling, examining, pace
 from scratch.trainer.training import train as module
 from scratch.trainer.training.divergence import DivergedError, DivergenceDetector
 from scratch.trainer.training.pace import Pace, Stopwatch
@@ -401,7 +401,7 @@ def test_a_checkpoint_is_on_the_disk_before_an_evaluation_begins(
 
     settings = make_settings(tmp_path / "run", checkpoint_every=100, evaluate_every=6, resume=True)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "evaluate_tokens", crash)
+        patch.setattr(examining, "evaluate_tokens", crash)
         with pytest.raises(RuntimeError, match="in the evaluation"):
             train(settings)
     run = RunDirectory(settings.out)

@@ -28,7 +28,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "quickstart": Command(
-        "Train a small model on the Python standard library, and compare it with gzip and xz.",
+        "Train a small model on Python's own sources, and compare it with gzip and xz.",
         "commands:QuickstartSettings",
         "quickstart:quickstart",
     ),
@@ -79,7 +79,7 @@ COMMANDS = {
         "exchange.export:export",
     ),
     "import": Command(
-        "Make a run of a model that others wrote: to evaluate, to generate, to train further.",
+        "Make a run of a model that others wrote: to evaluate, generate, train further.",
         "commands:ImportSettings",
         "exchange.import_:import_",
     ),
@@ -134,6 +134,10 @@ def _told(error: Exception) -> str:
 
     A file that is renamed has two names, and both are told.
     """
+    if isinstance(error, (FileExistsError, NotADirectoryError)) and error.filename is not None:
+        path = Path(error.filename)
+        file = next((place for place in (path, *path.parents) if place.is_file()), path)
+        return f"{file}: must be a directory, got a file"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return f"{' -> '.join(names)}: {error.strerror}"

@@ -129,10 +129,10 @@ class GenerateSettings(Settings):
 class SweepSettings(Settings):
     """Train once for each combination of settings, and compare.
 
-    What follows `--` goes to every `trainer train`. Done twice, it does what is missing.
-
-    trainer sweep --out sweeps/lr --vary optimizer.lr=1e-3,3e-3,1e-2 -- --data data/tales --steps 99
+    trainer sweep --out sweeps/lr --vary optimizer.lr=1e-3,3e-3 -- --data data/tales --steps 99
     trainer sweep --out sweeps/norm --case model.norm=pre --case "model.norm=none seed=1" -- ...
+
+    What follows -- goes to every training. Done twice, it does what is missing.
     """
 
     out: Path
@@ -218,7 +218,7 @@ class ExportSettings(Settings):
 
 
 class ImportSettings(Settings):
-    """Make a run of a model that others wrote: to evaluate, to generate, to train further.
+    """Make a run of a model that others wrote: to evaluate, generate, train further.
 
     trainer import llama-tiny --from hf --out runs/tiny
     """
@@ -243,7 +243,7 @@ class PresetsSettings(Settings):
 
 
 class QuickstartSettings(Settings):
-    """Train a small model on the Python standard library, and compare it with gzip and xz.
+    """Train a small model on Python's own sources, and compare it with gzip and xz.
 
     trainer quickstart
     """

@@ -1,6 +1,7 @@
 """What all settings are made of: frozen typed values, refused where they cannot be right."""
 
-from typing import Annotated, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar, cast
 
 import tyro
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +24,18 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=Settings)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one level, with dots in the keys."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            result |= flat(cast("dict[str, Any]", value), f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result
+
 
 _KINDS = {
     "bool": "true or false",

@@ -4,9 +4,7 @@ Everything goes through the same doors as a user's own text: files, `prepare`, `
 sample.
 """
 
-import gzip
 import json
-import lzma
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,8 +94,8 @@ def quickstart(
     summary = {
         "bits_per_byte": {
             "model": result.bits_per_byte,
-            "gzip": 8 * len(gzip.compress(held_out, 9)) / len(held_out),
-            "xz": 8 * len(lzma.compress(held_out, preset=9)) / len(held_out),
+            "gzip": result.gzip_bits_per_byte,
+            "xz": result.xz_bits_per_byte,
         },
         "train_seconds": last_update["seconds"],
         "steps": last_update["step"],

@@ -18,7 +18,7 @@ def read_weights(source: Path) -> dict[str, Tensor]:
 
     Raises:
         ValueError: if there are none in safetensors, a file of the index is missing or damaged, or
-            a tensor is of another dtype.
+            a tensor is of another dtype or has an infinity or NaN in it.
         OSError: if a file cannot be read.
     """
     weights: dict[str, Tensor] = {}
@@ -34,6 +34,8 @@ def read_weights(source: Path) -> dict[str, Tensor]:
                 raise ValueError(
                     f"{name} in {path} must be float32, bfloat16 or float16, got {tensor.dtype}"
                 )
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} in {path} must hold finite numbers only")
             weights[name] = tensor.to(torch.float32)
     return weights
 

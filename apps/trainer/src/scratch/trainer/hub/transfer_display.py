@@ -1,21 +1,19 @@
 """How far a download is: a live bar on a terminal, a plain line every ten seconds elsewhere."""
 
-import os
 import sys
 import time
-from types import TracebackType
-from typing import Self
 
 from rich import progress
 from rich.console import Console
 
 from ..watching.display import say
+from ..watching.live import WhileWorking, can_draw
 from ..watching.units import clock
 
 _PLAIN_LINE_SECONDS = 10.0
 
 
-class TransferDisplay:
+class TransferDisplay(WhileWorking):
     """Shows bytes that have come, how fast they come, and how long the rest takes."""
 
     def __init__(self, name: str) -> None:
@@ -23,22 +21,8 @@ class TransferDisplay:
         self._done = 0
         self._total: int | None = None
         self._line_bytes, self._line_seconds = 0, time.monotonic()
-        able = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-        self._live = _live_bar() if able else None
-
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._live = _live_bar() if can_draw() else None
+        super().__init__(self._live)
 
     def begin(self, done: int, total: int | None) -> None:
         """Begin, or begin again, with `done` bytes that are there already."""

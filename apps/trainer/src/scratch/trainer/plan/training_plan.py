@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
+from scratch.bpe import Tokenizer
 from scratch.nn import (
     FlopsPerToken,
     MemoryEstimate,
@@ -194,7 +195,10 @@ def _data_of(settings: PlanSettings, train: TrainSettings) -> tuple[int, int | N
             vocab_size, tokens = manifest["vocab_size"], manifest["splits"]["train"]["tokens"]
             break
     else:
-        if settings.what in preset_names():  # which begin with the name of their data set
+        tokenizer = Path(settings.what) / "tokenizer.json"
+        if tokenizer.is_file():  # of a run that was imported
+            vocab_size = Tokenizer.load(tokenizer).vocab_size
+        elif settings.what in preset_names():  # which begin with the name of their data set
             first_part = settings.what.split("-")[0]
             sizes = (data.vocab_size for name, data in DATASETS.items() if name == first_part)
             vocab_size = next(sizes, None)

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from ..config import BESIDE_THE_COMPUTATION
 
@@ -19,17 +19,6 @@ class Spread:
     mean: float
     deviation: float | None
     count: int
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as one level, with dots in the keys."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            result |= flat(cast("dict[str, Any]", value), f"{prefix}{key}.")
-        else:
-            result[prefix + key] = value
-    return result
 
 
 def differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:

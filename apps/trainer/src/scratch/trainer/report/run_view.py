@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..fields import flat
 from ..runs.figures import Figures, read_figures, run_names, samples_in
 from ..runs.run_files import Record, RunFiles
-from .comparison import flat, seed_groups
+from .comparison import seed_groups
 from .curves import learning_curves
 
 # Lines are told apart by so many colours, each of them drawn in so many ways.

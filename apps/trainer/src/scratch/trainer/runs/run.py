@@ -14,7 +14,7 @@ import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -30,6 +30,7 @@ from ..commands import Checkpoint
 from ..config import BESIDE_THE_COMPUTATION, ModelSettings, TrainSettings
 from ..data.prepare import PreparedData
 from ..device import describe_environment
+from ..fields import flat
 from ..toml import dump_toml
 from .checkpoints import Checkpoints
 from .journal import Journal
@@ -211,8 +212,8 @@ class RunDirectory:
             ) from error
 
     def _check_same(self, settings: TrainSettings, data: PreparedData) -> None:
-        old = _flat(self.settings().model_dump(exclude=set(_FREE_TO_CHANGE)))
-        new = _flat(settings.model_dump(exclude=set(_FREE_TO_CHANGE)))
+        old = flat(self.settings().model_dump(exclude=set(_FREE_TO_CHANGE)))
+        new = flat(settings.model_dump(exclude=set(_FREE_TO_CHANGE)))
         differences = [
             f"{key} was {old[key]}, is {new[key]}" for key in new if old[key] != new[key]
         ]
@@ -244,13 +245,3 @@ def with_d_ff(settings: ModelSettings) -> ModelSettings:
         return settings
     d_ff = default_d_ff(settings.d_model, settings.feed_forward)
     return settings.model_copy(update={"d_ff": d_ff})
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(cast("dict[str, Any]", value), f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -3,13 +3,12 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from ..watching.live import WhileWorking, can_draw
 from ..watching.units import short
 from .sweep_plan import Training
 from .sweep_results import Result, newest_update, ranked, share_done
@@ -18,34 +17,19 @@ _COLORS = {"finished": "green", "diverged": "yellow", "failed": "red"}
 _REFRESH_SECONDS = 1.0
 
 
-class AtWork:
+class AtWork(WhileWorking):
     """A live table of the trainings at work, on a terminal; elsewhere nothing."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
         self._trainings: Sequence[Training] = ()
-        self._live: Live | None = None
-
-    def __enter__(self) -> Self:
-        console = Console(stderr=True)
-        if console.is_terminal and not console.is_dumb_terminal:
-            self._live = Live(
-                console=console,
-                get_renderable=self._table,
-                refresh_per_second=1 / _REFRESH_SECONDS,
-                transient=True,
-            )
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        live = Live(
+            console=Console(stderr=True),
+            get_renderable=self._table,
+            refresh_per_second=1 / _REFRESH_SECONDS,
+            transient=True,
+        )
+        super().__init__(live if can_draw() else None)
 
     def show(self, trainings: Sequence[Training]) -> None:
         self._trainings = trainings

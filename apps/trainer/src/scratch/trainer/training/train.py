@@ -1,11 +1,9 @@
 """Training: prepared data in, a run directory out, told from top to bottom."""
 
-import math
 import shlex
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import torch
 
@@ -25,19 +23,16 @@ from ..config import TrainSettings
 from ..data.prepare import PreparedData
 from ..device import choose_device
 from ..runs.run import RunDirectory, build_model, with_d_ff
-from ..using.sample import continue_text
-from ..using.score import evaluate_tokens
 from ..watching.display import TrainingDisplay, say
 from ..watching.trackers import Trackers, check_installed
 from .compiling import build_loss
 from .divergence import DivergedError, DivergenceDetector
+from .examining import evaluate_if_missing, evaluate_run, write_sample
 from .looks import Pending, Totals, judge_steps, read_steps
 from .micro_batch import advise_out_of_memory, largest_micro_batch
 from .optimization import build_optimizer
 from .pace import Pace, Stopwatch, total_steps
 from .stopping import Limits, Signals
-
-_SAMPLE_TOKENS = 64
 
 
 def train(settings: TrainSettings, *, resume_command: str | None = None) -> RunDirectory:
@@ -88,7 +83,7 @@ def train(settings: TrainSettings, *, resume_command: str | None = None) -> RunD
             if stopped is None:
                 run.save_weights(model)
                 say(f"the weights are in {run.path / 'model.safetensors'}")
-                _evaluate_if_missing(run, model, data, totals, trackers)
+                evaluate_if_missing(run, model, data, totals, trackers)
                 run.journal.end(totals["step"], "finished")
                 return run
         run.journal.end(totals["step"], "stopped", stopped)
@@ -128,7 +123,7 @@ def _train(
         say(f"going on after step {totals['step']:,}")
         if totals["step"] % settings.evaluate_every == 0:
             with watch.paused():
-                _evaluate_if_missing(run, model, data, totals, trackers)
+                evaluate_if_missing(run, model, data, totals, trackers)
         if pace.fraction(totals["step"], totals["seconds"]) >= 1:
             return totals, None
         if (reason := limits.tokens_reached(totals["tokens"])) is not None:
@@ -190,10 +185,10 @@ def _train(
                     run.save_checkpoint(model, optimizer, number, keep=settings.keep_checkpoints)
                 if evaluate:
                     run.checkpoints.wait()
-                    for record in _evaluate(run, model, data, totals, trackers):
+                    for record in evaluate_run(run, model, data, totals, trackers):
                         display.evaluated(record)
                 if sample:
-                    _sample(settings, run, model, data, totals)
+                    write_sample(settings, run, model, data, totals)
             if over:
                 break
     return totals, stopped
@@ -277,72 +272,3 @@ def _all_saved(run: RunDirectory) -> Generator[None]:
             run.checkpoints.wait()
         raise
     run.checkpoints.wait()
-
-
-def _evaluate_if_missing(
-    run: RunDirectory,
-    model: TransformerLM,
-    data: PreparedData,
-    totals: Totals,
-    trackers: Trackers,
-) -> None:
-    """Evaluate, unless an earlier session of the run has done so after the same update."""
-    if not any(
-        record["step"] == totals["step"] and record.get("val_loss") is not None
-        for record in run.journal.read()
-    ):
-        _evaluate(run, model, data, totals, trackers)
-
-
-def _evaluate(
-    run: RunDirectory,
-    model: TransformerLM,
-    data: PreparedData,
-    totals: Totals,
-    trackers: Trackers,
-) -> list[dict[str, Any]]:
-    """Put the loss on the held-out text, if any, into journal and trackers; return that line."""
-    if data.validation is None:
-        return []
-    evaluation = evaluate_tokens(model, data.validation)
-    record = {
-        **totals,
-        "val_loss": evaluation.loss,
-        "val_perplexity": evaluation.perplexity,
-        "val_bits_per_byte": evaluation.bits_per_byte(
-            data.manifest["splits"]["validation"]["bytes"]
-        ),
-    }
-    run.journal.append([record])
-    trackers.log(record)
-    say(f"step {totals['step']:,}: held-out loss {evaluation.loss:.4f}")
-    if not math.isfinite(evaluation.loss):
-        raise NonFiniteError(
-            f"step {totals['step']}: the held-out loss must be finite, got {evaluation.loss}; "
-            "the weights are beyond use, and a lower learning rate may help"
-        )
-    return [record]
-
-
-def _sample(
-    settings: TrainSettings,
-    run: RunDirectory,
-    model: TransformerLM,
-    data: PreparedData,
-    totals: Totals,
-) -> None:
-    """Put what the model writes now into the journal."""
-    pieces = continue_text(
-        model,
-        data.tokenizer,
-        settings.sample_prompt,
-        max_new_tokens=_SAMPLE_TOKENS,
-        temperature=0.8,
-        top_k=None,
-        top_p=0.95,
-        seed=settings.seed,
-    )
-    text = "".join(pieces)
-    run.journal.append([{**totals, "prompt": settings.sample_prompt, "sample": text}])
-    on_one_line = " ".join(f"{settings.sample_prompt}{text}".split())
-    say(f"step {totals['step']:,} writes: {on_one_line}")

@@ -5,19 +5,18 @@ terminal is gone or the disk with the log is full, the work goes on.
 """
 
 import math
-import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from .live import WhileWorking, can_draw
 from .sparkline import Course
 from .training_panel import State, training_line, training_panel
 
@@ -37,7 +36,7 @@ def say(message: str) -> None:
             _live_console.print(Text(message), soft_wrap=True)
 
 
-class TrainingDisplay:
+class TrainingDisplay(WhileWorking):
     """The progress of a training: a live panel or plain lines.
 
     `history` holds lines of the journal from earlier sessions of the run.
@@ -49,19 +48,8 @@ class TrainingDisplay:
         self._state: State | None = None
         for record in history:
             self._remember(record)
-        self._view = _Panel(description, self._losses) if _can_draw() else _Lines(description)
-
-    def __enter__(self) -> Self:
-        self._view.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._view.stop()
+        self._view = _Panel(description, self._losses) if can_draw() else _Lines(description)
+        super().__init__(self._view)
 
     def update(
         self,
@@ -183,11 +171,3 @@ class _Panel:
             self._close()
         took = time.monotonic() - begin
         self._next_seconds = begin + max(_DRAWING_SECONDS, took / _DRAWING_SHARE)
-
-
-def _can_draw() -> bool:
-    return (
-        sys.stderr.isatty()
-        and os.environ.get("TERM") not in ("dumb", "unknown")
-        and sys.stderr.encoding.lower().startswith("utf")
-    )

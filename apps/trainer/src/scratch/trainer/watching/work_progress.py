@@ -1,20 +1,18 @@
 """How far some long work is: a live bar on a terminal, a plain line every ten seconds elsewhere."""
 
-import os
-import sys
 import time
-from types import TracebackType
-from typing import Self
 
 from rich import progress
 from rich.console import Console
 
+from .display import say
+from .live import WhileWorking, can_draw
 from .units import clock
 
 _PLAIN_LINE_SECONDS, _LIVE_SECONDS = 10.0, 0.1
 
 
-class WorkProgress:
+class WorkProgress(WhileWorking):
     """Shows one kind of work after another, on stderr, with the time that is left of each.
 
     It is itself a function of what is being done, how much is done, and how much there is, or 0 if
@@ -24,22 +22,8 @@ class WorkProgress:
     def __init__(self) -> None:
         self._work, self._first_done = "", 0
         self._begin_seconds = self._last_seconds = time.monotonic()
-        able = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._live = _live_bar() if able else None
-
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._live = _live_bar() if can_draw() else None
+        super().__init__(self._live)
 
     def __call__(self, work: str, done: int, total: int) -> None:
         now = time.monotonic()
@@ -57,7 +41,7 @@ class WorkProgress:
                 self._live.update(task, completed=done, total=total or None, refresh=True)
         elif now - self._last_seconds >= _PLAIN_LINE_SECONDS:
             self._last_seconds = now
-            print(self._line(done, total, now), file=sys.stderr, flush=True)
+            say(self._line(done, total, now))
 
     def _line(self, done: int, total: int, now: float) -> str:
         if not total:
