@@ -316,10 +316,10 @@ def test_a_file_that_outgrows_its_limit_leaves_the_last_checkpoint(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a file system of 500 kB, where one may mount some."""
+    """Return a file system of 680 kB, where one may mount some."""
     path = tmp_path / "disk"
     path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", str(path)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=680k", "tmpfs", str(path)]
     try:
         subprocess.run(mount, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
