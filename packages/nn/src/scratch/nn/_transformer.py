@@ -145,22 +145,28 @@ class TransformerLM(nn.Module):
     def loss(
         self,
         ids: Int[Tensor, "*batch seq"],
-        targets: Int[Tensor, "*batch seq"],
+        targets: Int[Tensor, "*batch scored"],
         *,
-        token_weights: Float[Tensor, "*batch seq"] | None = None,
+        token_weights: Float[Tensor, "*batch scored"] | None = None,
         ignore_index: int | None = None,
         z_loss: float = 0.0,
         documents: Int[Tensor, "*#batch seq"] | None = None,
     ) -> Float[Tensor, ""]:
         """Return the `cross_entropy` of the targets, in nats, without making all the logits.
 
+        Targets fewer than `ids` are those of the last positions; what is before them is context.
         See `linear_cross_entropy`.
 
         Raises:
-            TypeError, ValueError: as `forward` and `linear_cross_entropy`.
+            TypeError, ValueError: as `forward` and `linear_cross_entropy`; or if there are more
+                targets than ids.
         """
+        seq, scored = ids.shape[-1], targets.shape[-1]
+        if scored > seq:
+            raise ValueError(f"targets must be at most as many as ids, got {scored} for {seq}")
+        hidden = self.hidden(ids, documents=documents)
         return linear_cross_entropy(
-            self.hidden(ids, documents=documents),
+            hidden if scored == seq else hidden[..., seq - scored :, :],
             self.head_weight,
             targets,
             token_weights=token_weights,

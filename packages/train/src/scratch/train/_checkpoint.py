@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._files import StrPath, atomic_write
 from ._protocols import BinaryReader, BinaryWriter, Stateful
@@ -68,7 +68,8 @@ def load_checkpoint(
 ) -> int:
     """Restore `model` and, if given, `optimizer`, and return the number of updates done.
 
-    The file is checked as a whole before either is touched. Tensors go to where the model's are.
+    The file is checked as a whole before either is touched. Tensors go to where the model's are; a
+    model that is spread over processes takes its parts of them, each process reading the file.
 
     Raises:
         CheckpointError: if the file is empty, cut short, of another kind or version, or belongs to
@@ -83,6 +84,12 @@ def load_checkpoint(
     _check_model(content.get("model"), model.state_dict(), name)
     if optimizer is not None:
         _check_optimizer(content.get("optimizer"), optimizer.state_dict(), content["model"], name)
+    if isinstance(model, nn.Module) and any(hasattr(p, "to_local") for p in model.parameters()):
+        from ._sharded_checkpoint import load_whole  # which takes seconds to import
+
+        load_whole(content, model, optimizer)
+        return iteration
+    if optimizer is not None:
         try:
             optimizer.load_state_dict(content["optimizer"])
         except (KeyError, TypeError, ValueError) as error:

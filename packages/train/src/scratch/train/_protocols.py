@@ -40,6 +40,20 @@ class MaskedOptimizer(Optimizer, Protocol):
 
 
 @runtime_checkable
+class GradientSynchronizer(Protocol):
+    """Averages gradients over processes in the backward pass, unless it is told not to."""
+
+    def set_requires_gradient_sync(self, requires_gradient_sync: bool, /) -> object: ...
+
+
+@runtime_checkable
+class Resharding(Protocol):
+    """Has weights that are spread over processes, and lets go of those it has gathered."""
+
+    def reshard(self) -> object: ...
+
+
+@runtime_checkable
 class BinaryWriter(Protocol):
     """A file to write to, as far as checkpoints need one."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from scratch.bpe import Tokenizer
-from scratch.nn import TransformerLM, fast_matmul, linear_cross_entropy
+from scratch.nn import TransformerLM, fast_matmul
 from scratch.train import Batch, Evaluation, Tokens, TokenStream, evaluate, evaluation_batches
 
 from ..commands import EvaluateSettings
@@ -48,12 +48,7 @@ class Score:
 
 def next_token_loss(model: TransformerLM, batch: Batch) -> Tensor:
     """Return the mean cross-entropy of the targets, which belong to the last inputs."""
-    scored = batch.targets.shape[-1]
-    if scored == batch.inputs.shape[-1]:
-        return model.loss(batch.inputs, batch.targets)
-    hidden = model.hidden(batch.inputs)[:, -scored:]
-    cap = model.config.logit_cap
-    return linear_cross_entropy(hidden, model.head_weight, batch.targets, logit_cap=cap)
+    return model.loss(batch.inputs, batch.targets)
 
 
 def evaluate_tokens(

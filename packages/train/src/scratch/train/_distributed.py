@@ -1,0 +1,160 @@
+"""The processes that train together, as `torchrun` starts them, seen from one of them.
+
+What a process asks of the others goes through `World`, and a process on its own is a world of one,
+in which nothing is asked: so that there is one program for both. Torch's own process groups do the
+work, gloo for tensors of the CPU and NCCL for those of a GPU.
+"""
+
+import os
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar, cast, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+
+@dataclass(frozen=True)
+class World:
+    """Where a process stands among those that train together; by default it is alone.
+
+    What is marked as collective has to be called by all of them, in the same order, and returns
+    when the others have called it too.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+        local_rank: number of this process on its machine.
+        local_size: number of processes on this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that speaks and writes for all."""
+        return self.rank == 0
+
+    @overload
+    def share(self, items: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]: ...
+    @overload
+    def share(self, items: Sequence[T]) -> Sequence[T]: ...
+    def share(self, items: Sequence[T] | npt.NDArray[Scalar]) -> Sequence[T] | npt.NDArray[Scalar]:
+        """Return the part of `items` that is this process's: as many in a row as the others get.
+
+        Raises:
+            ValueError: if they cannot be divided evenly.
+        """
+        if len(items) % self.size:
+            raise ValueError(
+                "the number of processes must divide the batch, "
+                f"got a batch of {len(items)} for {self.size} processes"
+            )
+        count = len(items) // self.size
+        return items[self.rank * count : (self.rank + 1) * count]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of `values` over all processes. Collective; nobody waits for a GPU."""
+        if self.size == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return the `values` of all processes, by rank along a new first axis. Collective."""
+        if self.size == 1:
+            return values[None]
+        gathered = values.new_empty((self.size, *values.shape))
+        dist.all_gather_into_tensor(gathered.flatten(0, min(1, values.ndim)), values.contiguous())
+        return gathered
+
+    def any(self, flag: bool) -> bool:
+        """Return whether some process says so. Collective."""
+        return bool(self.sum(torch.tensor(int(flag))) > 0)
+
+    def from_main(self, value: T) -> T:
+        """Return the value that the process of rank 0 has. Collective."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]
+
+    def wait(self) -> None:
+        """Return when all processes have called this. Collective."""
+        self.any(False)
+
+
+ALONE = World()
+
+
+def read_world() -> World:
+    """Return the world that `torchrun` tells of in the environment, or `ALONE` without it.
+
+    Raises:
+        ValueError: if only a part is told, or it does not fit together.
+    """
+    told = {name: os.environ.get(name) for name in _NAMES}
+    if all(told[name] is None for name in ("RANK", "WORLD_SIZE")):
+        return ALONE
+    try:
+        rank, size, local_rank, local_size = (int(cast("str", told[name])) for name in _NAMES)
+    except (TypeError, ValueError):
+        got = ", ".join(f"{name}={value}" for name, value in told.items())
+        raise ValueError(
+            f"a process among others needs {', '.join(_NAMES)} as torchrun sets them, got {got}"
+        ) from None
+    if not (0 <= rank < size and 0 <= local_rank < local_size <= size):
+        got = ", ".join(f"{name}={value}" for name, value in told.items())
+        raise ValueError(f"ranks must be below the numbers of processes, got {got}")
+    return World(rank, size, local_rank, local_size)
+
+
+@contextmanager
+def join_world(device_type: str = "cpu", *, timeout_seconds: float = 600) -> Generator[World]:
+    """Meet the other processes that `torchrun` started, and part from them at the end.
+
+    A process on its own meets nobody. With `device_type` "cuda" each process of a machine takes the
+    GPU of its local rank. If the block raises, the process does not wait for the others, which are
+    not coming: it has to end, and torchrun then ends them.
+
+    Args:
+        device_type: where the tensors are that the processes exchange, "cpu" or "cuda".
+        timeout_seconds: how long to wait for the others at any one place.
+
+    Raises:
+        ValueError: if the environment tells of no good world, or there are more processes than GPUs
+            on this machine.
+    """
+    world = read_world()
+    if world.size == 1:
+        yield world
+        return
+    timeout = timedelta(seconds=timeout_seconds)
+    if device_type == "cuda":
+        if torch.cuda.device_count() < world.local_size:
+            raise ValueError(
+                "a machine must have a GPU for each of its processes, got "
+                f"{world.local_size} processes and {torch.cuda.device_count()} GPUs"
+            )
+        device = torch.device("cuda", world.local_rank)
+        torch.cuda.set_device(device)
+        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=timeout, device_id=device)
+    else:
+        dist.init_process_group("gloo", timeout=timeout)
+    yield world
+    dist.destroy_process_group()
