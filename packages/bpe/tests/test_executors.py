@@ -1,11 +1,13 @@
 """Training and encoding with executors of all kinds: whoever does the work, it is the same."""
 
+import errno
 import gzip
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -28,6 +30,7 @@ from scratch.bpe import (
 )
 
 EOT = "<|endoftext|>"
+PATIENCE_SECONDS = 60
 KINDS = ["threads", "spawn", "fork", "dask"]
 
 
@@ -293,3 +296,56 @@ def test_an_error_in_any_executor_reaches_the_caller(
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert not list((tmp_path / "out").glob("*.tmp"))
     train_bpe(files, vocab_size=300, executor=executor)  # and it is none the worse
+
+
+@pytest.mark.parametrize("executor", ["dask"], indirect=True)
+def test_a_lost_worker_of_a_cluster_is_made_up_for_by_the_others(
+    vocabulary: Vocabulary, files: list[Path], tmp_path: Path, executor: Executor
+) -> None:
+    """A worker is killed in the middle of the last shard: it waits for the text from a pipe."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("needs pipes with names")
+    from dask.distributed import default_client
+
+    tokenizer, client = Tokenizer.from_vocabulary(vocabulary), default_client()
+    files.append(tmp_path / "pipe")
+    os.mkfifo(files[-1])
+    out, options = tmp_path / "out", {"shard_bytes": 3000, "end_of_file": EOT}
+    with ThreadPoolExecutor(1) as thread:
+        encoding = thread.submit(tokenizer.encode_files, files, out, **options, executor=executor)
+        pipe = wait_for(lambda: open_pipe(files[-1]))  # which somebody reads
+        (busy,) = wait_for(lambda: busy_workers(client, 1))
+        pids: dict[str, int] = client.run(os.getpid)
+        assert list(out.glob(".shard-*.npy.*.tmp"))
+        (tmp_path / "text").write_bytes(files[2].read_bytes())
+        (tmp_path / "text").replace(files[-1])
+        os.kill(pids[busy], signal.SIGKILL)
+        manifest = encoding.result(PATIENCE_SECONDS)
+        os.close(pipe)
+    undisturbed = tokenizer.encode_files(files, tmp_path / "undisturbed", **options)
+    made, expected = (np.concatenate(list(each.arrays())) for each in (manifest, undisturbed))
+    np.testing.assert_array_equal(made, expected)
+    assert ShardManifest.load(out) == manifest
+    assert not list(out.glob(".*"))
+
+
+def wait_for(find: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (found := find()):
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.01)
+    return found
+
+
+def open_pipe(path: Path) -> int | None:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # which is that nobody reads from it
+            raise
+        return None
+
+
+def busy_workers(client: Any, count: int) -> list[str]:
+    busy = [address for address, tasks in client.processing().items() if tasks]
+    return busy if len(busy) == count else []

@@ -1,7 +1,7 @@
 """Byte-level byte-pair encoding (Sennrich et al., 2016, arXiv:1508.07909; Radford et al., 2019)."""
 
 from ._decode import StreamDecoder
-from ._encode_files import Shard, ShardManifest
+from ._manifest import Shard, ShardManifest
 from ._patterns import CL100K, GPT2, O200K, PATTERNS
 from ._read import read_blocks
 from ._stream import read_text

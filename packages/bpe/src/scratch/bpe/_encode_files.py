@@ -4,108 +4,50 @@ The files are cut into shards before anything is encoded, and the plan is writte
 shard is encoded by whoever takes it, written under a temporary name and renamed, so a shard that is
 there is complete. Whoever starts again finds the same plan, and does what is missing. The manifest
 comes last: a folder without one is not finished.
+
+Workers on other machines may live on when the call that they worked for is dead, or be taken for
+dead and come back. Two that write one shard write the same, under temporary names of their own.
+What belongs to an earlier plan never gets a name: a call writes its plan and then removes all
+temporary files; a worker opens its temporary file and then reads the plan. So either the file is
+removed, and cannot be renamed, or the worker sees that the plan is not its own.
 """
 
+import errno
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from os import fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from ._files import write_atomically
+from ._manifest import FORMAT, MANIFEST, VERSION, Shard, ShardManifest, num_tokens_of
 from ._npy import NpyWriter, id_type
 from ._parts import Part, split_into_parts
 from ._read import Errors, check_errors, read_blocks
 from ._stream import StrPath
-from ._workers import Progress, available_cores, check_workers, executor_of, run_in_order
+from ._workers import (
+    SHARED,
+    Afar,
+    Progress,
+    available_cores,
+    check_workers,
+    executor_of,
+    run_in_order,
+)
 
 if TYPE_CHECKING:
     from ._tokenizer import Tokenizer
 
-_FORMAT, _VERSION = "scratch-bpe-shards", 1
-_PLAN, _MANIFEST, _TOKENIZER = "plan.json", "manifest.json", "tokenizer.json"
+_PLAN, _TOKENIZER = "plan.json", "tokenizer.json"
 _POOL_PAYS_BYTES = 16 * 2**20
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One file of ids.
-
-    Attributes:
-        file: its name in the folder of the manifest.
-        num_tokens: how many ids it holds.
-        num_bytes: of how many bytes of the files that were read, compressed as they are.
-    """
-
-    file: str
-    num_tokens: int
-    num_bytes: int
-
-
-@dataclass(frozen=True)
-class ShardManifest:
-    """What `Tokenizer.encode_files` wrote.
-
-    Attributes:
-        folder: where it is.
-        shards: in the order of the text.
-        dtype: of the ids, "uint16" or "uint32".
-        vocab_size: of the tokenizer.
-    """
-
-    folder: Path
-    shards: tuple[Shard, ...]
-    dtype: str
-    vocab_size: int
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(shard.num_tokens for shard in self.shards)
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(shard.num_bytes for shard in self.shards)
-
-    def arrays(self) -> Iterator[np.memmap[Any, Any]]:
-        """Yield the ids of each shard, mapped from the disk."""
-        for shard in self.shards:
-            yield np.load(self.folder / shard.file, mmap_mode="r")
-
-    @classmethod
-    def load(cls, folder: StrPath) -> Self:
-        """Read the manifest in a folder.
-
-        Raises:
-            ValueError: if it is not one, or a shard is missing or not as long as it says.
-        """
-        path = Path(folder) / _MANIFEST
-        try:
-            content = json.loads(path.read_bytes())
-            if (content["format"], content["version"]) != (_FORMAT, _VERSION):
-                raise ValueError(f"its format is {content['format']!r}, {content['version']!r}")
-            shards = tuple(Shard(**shard) for shard in content["shards"])
-            manifest = cls(Path(folder), shards, content["dtype"], content["vocab_size"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{fspath(path)} must be a manifest of {_FORMAT} version {_VERSION}: {error!r}"
-            ) from None
-        for shard in manifest.shards:
-            try:
-                found = _num_tokens(manifest.folder / shard.file)
-            except (OSError, EOFError, ValueError) as error:
-                found = repr(error)
-            if found != shard.num_tokens:
-                raise ValueError(
-                    f"{shard.file} must hold {shard.num_tokens} ids, got {found}; "
-                    "remove the folder and encode again"
-                )
-        return manifest
+# Nothing comes back but the news, and a cluster may have hundreds of workers.
+_MOST_UNDER_WAY = 2**10
 
 
 @dataclass(frozen=True)
@@ -118,6 +60,10 @@ class _ShardPlan:
     @property
     def size(self) -> int:
         return sum(part.size for part, _ in self.parts)
+
+    def absolute(self) -> Self:
+        """Return the same for whoever works in another directory."""
+        return replace(self, parts=tuple((part.absolute(), last) for part, last in self.parts))
 
 
 def encode_files(
@@ -149,26 +95,30 @@ def encode_files(
     plan = _plan(parts, shard_bytes)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    digest = _write_plan(tokenizer, folder, plan, end_of_file, errors)
-    for name in ("shard-*.npy", _PLAN, _TOKENIZER, _MANIFEST):
-        for unfinished in folder.glob(f".{name}.*.tmp"):  # of a process that was killed
-            unfinished.unlink(missing_ok=True)
-
-    missing = [shard for shard in plan if not (folder / shard.file).exists()]
+    digest, plan_digest = _write_plan(tokenizer, folder, plan, end_of_file, errors)
+    _remove_unfinished(folder)
+    # NFS remembers for a while which names it did not find, so no missing name is asked for.
+    there = {path.name for path in folder.iterdir()}
+    missing = [shard for shard in plan if shard.file not in there]
     total_bytes = sum(shard.size for shard in plan)
     done_bytes = total_bytes - sum(shard.size for shard in missing)
     if workers is None:
         workers = 1 if total_bytes - done_bytes < _POOL_PAYS_BYTES else available_cores()
-    job = _Job(folder, digest, end_of_file, errors)
+    job = _Job(folder, digest, plan_digest, end_of_file, errors)
+    work = job
+    if executor is not None:
+        work = Afar(replace(job, folder=folder.absolute()))
+        missing = [shard.absolute() for shard in missing]
     _HANDED_DOWN[digest] = tokenizer
     try:
         with executor_of(executor, max(1, min(workers, len(missing)))) as pool:
-            for shard, _ in run_in_order(pool, job, missing):
+            for shard, _ in run_in_order(pool, work, missing, most_under_way=_MOST_UNDER_WAY):
                 done_bytes += shard.size
                 if progress is not None:
                     progress("encode", done_bytes, total_bytes)
     finally:
         _HANDED_DOWN.pop(digest, None)  # which another thread may have done
+    _remove_unfinished(folder)
     return _write_manifest(tokenizer, folder, plan)
 
 
@@ -192,14 +142,31 @@ class _Job:
 
     folder: Path
     digest: str
+    plan_digest: str
     end_of_file: str | None
     errors: Errors
 
     def __call__(self, shard: _ShardPlan) -> None:
+        path = self.folder / shard.file
+        if path.exists():  # by a worker that was lost before it could tell
+            return
+        try:
+            self._encode(shard, path)
+        except FileNotFoundError as error:
+            if error.filename2 is None:
+                raise
+            if not path.exists():
+                raise ValueError(
+                    f"{self.folder} must be written by one call at a time, "
+                    f"got another that removed {error.filename}"
+                ) from None
+
+    def _encode(self, shard: _ShardPlan, path: Path) -> None:
         tokenizer = _HANDED_DOWN.get(self.digest) or _load(self.folder / _TOKENIZER, self.digest)
         end_id = None if self.end_of_file is None else tokenizer.special_tokens[self.end_of_file]
         dtype = id_type(tokenizer.vocab_size)
-        with NpyWriter(self.folder / shard.file, dtype) as file:
+        with NpyWriter(path, dtype) as file:
+            self._check_plan()  # when the file is open: see above
             for part, ends_file in shard.parts:
                 blocks = read_blocks(
                     part.path, errors=self.errors, start=part.start, stop=part.stop
@@ -208,6 +175,12 @@ class _Job:
                     file.write(ids)
                 if ends_file and end_id is not None:
                     file.write(np.array([end_id], dtype))
+
+    def _check_plan(self) -> None:
+        path = self.folder / _PLAN
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != self.plan_digest:
+            raise ValueError(f"{path} must not change while files are encoded, got hash {found}")
 
 
 def _check(
@@ -248,8 +221,10 @@ def _write_plan(
     plan: Sequence[_ShardPlan],
     end_of_file: str | None,
     errors: Errors,
-) -> str:
-    """Write down what will be done, or see that it was begun; return the hash of the tokenizer.
+) -> tuple[str, str]:
+    """Write down what will be done, or see that it was begun.
+
+    Returns the hashes of the tokenizer and of the plan.
 
     Raises:
         ValueError: if the folder holds shards of something else.
@@ -258,8 +233,8 @@ def _write_plan(
     digest = hashlib.sha256(data).hexdigest()
     sources = {part.path for shard in plan for part, _ in shard.parts}
     content = {
-        "format": f"{_FORMAT}-plan",
-        "version": _VERSION,
+        "format": f"{FORMAT}-plan",
+        "version": VERSION,
         "tokenizer_sha256": digest,
         "end_of_file": end_of_file,
         "errors": errors,
@@ -274,34 +249,36 @@ def _write_plan(
                 f"{folder} holds shards of other files or settings already; "
                 "choose another folder, or remove it"
             )
-    elif any(folder.glob("shard-*.npy")) or (folder / _MANIFEST).exists():
+    elif any(folder.glob("shard-*.npy")) or (folder / MANIFEST).exists():
         raise ValueError(f"{folder} must not hold shards without their {_PLAN}; remove it")
     else:
         write_atomically(folder / _TOKENIZER, data)
         write_atomically(path, written)
-    return digest
+    return digest, hashlib.sha256(written).hexdigest()
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what processes that were killed have left, to make room."""
+    for name in ("shard-*.npy", _PLAN, _TOKENIZER, MANIFEST):
+        for unfinished in folder.glob(f".{name}.*.tmp"):
+            unfinished.unlink(missing_ok=True)
 
 
 def _write_manifest(
     tokenizer: "Tokenizer", folder: Path, plan: Sequence[_ShardPlan]
 ) -> ShardManifest:
-    shards = tuple(
-        Shard(shard.file, _num_tokens(folder / shard.file), shard.size) for shard in plan
-    )
-    vocab_size = tokenizer.vocab_size
-    manifest = ShardManifest(folder, shards, np.dtype(id_type(vocab_size)).name, vocab_size)
-    content = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "dtype": manifest.dtype,
-        "vocab_size": vocab_size,
-        "num_tokens": manifest.num_tokens,
-        "num_bytes": manifest.num_bytes,
-        "shards": [asdict(shard) for shard in shards],
-    }
-    write_atomically(folder / _MANIFEST, json.dumps(content, indent=1).encode())
+    shards: list[Shard] = []
+    for shard in plan:
+        path = folder / shard.file
+        try:
+            shards.append(Shard(shard.file, num_tokens_of(path), shard.size))
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                errno.ENOENT,
+                f"a worker wrote this shard, but it is not seen here; {SHARED}",
+                fspath(path),
+            ) from None
+    dtype = np.dtype(id_type(tokenizer.vocab_size)).name
+    manifest = ShardManifest(folder, tuple(shards), dtype, tokenizer.vocab_size)
+    manifest.save()
     return manifest
-
-
-def _num_tokens(path: Path) -> int:
-    return len(np.load(path, mmap_mode="r"))

@@ -6,9 +6,10 @@ token must not be cut in two, so no place counts that lies inside anything which
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import fspath
 from pathlib import Path
+from typing import Self
 
 from ._read import is_compressed
 from ._stream import StrPath, cut_margin, safe_cuts
@@ -31,6 +32,10 @@ class Part:
     start: int
     stop: int | None
     size: int
+
+    def absolute(self) -> Self:
+        """Return the same for whoever works in another directory."""
+        return replace(self, path=fspath(Path(self.path).absolute()))
 
 
 def split_into_parts(

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from ._batched_encode import BatchedMerges
 from ._decode import Decoder
 from ._encode import PlainEncoder
-from ._encode_files import ShardManifest, encode_files
+from ._encode_files import encode_files
 from ._encoder import Encoder
 from ._gpt2 import read_gpt2_files, write_gpt2_files
 from ._huggingface import read_huggingface, write_huggingface
+from ._manifest import ShardManifest
 from ._npy import id_type
 from ._patterns import GPT2
 from ._pretokenize import (

@@ -16,7 +16,14 @@ from ._vocabulary import Vocabulary
 from ._word_counts import WordCounts
 from ._word_keys import WordKeys
 from ._words import WordScanner
-from ._workers import Progress, available_cores, check_workers, executor_of, run_in_order
+from ._workers import (
+    Afar,
+    Progress,
+    available_cores,
+    check_workers,
+    executor_of,
+    run_in_order,
+)
 
 # A pool of processes takes longer to start than this much text to count.
 _POOL_PAYS_BYTES = 16 * 2**20
@@ -78,6 +85,8 @@ def train_bpe(
         special_tokens=specials,
     )
     count = partial(_count_part, pattern=pattern, special_tokens=specials, errors=errors)
+    if executor is not None:
+        count, parts = Afar(count), (part.absolute() for part in parts)
     counts, counted_bytes = WordCounts(), 0
     with executor_of(executor, workers) as pool:
         for part, found in run_in_order(pool, count, parts):

@@ -1,13 +1,16 @@
 """Work spread over an executor, with results in order and only a few of them waiting."""
 
+import errno
 import os
+import platform
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -15,8 +18,31 @@ Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is (0 if nobody knows)."""
 
+SHARED = "workers must see all files by the same paths as the caller, on a shared file system"
+
 # An executor does not tell how many work for it.
 _MOST_UNDER_WAY = 64
+
+
+@dataclass(frozen=True)
+class Afar(Generic[Task, Result]):
+    """Does a function's work in an executor whose workers may be on other machines.
+
+    An error with a file tells on which: there, the file may not be what it is for the caller.
+    """
+
+    function: Callable[[Task], Result]
+
+    def __call__(self, task: Task) -> Result:
+        try:
+            return self.function(task)
+        except OSError as error:
+            if error.errno is None or error.filename is None:
+                raise
+            told, number = f"{error.strerror}, for the worker on {platform.node()}", error.errno
+            if number in (errno.ENOENT, errno.ENOTDIR):
+                told, number = f"{told}; {SHARED}", errno.ENOENT
+            raise OSError(number, told, error.filename) from None
 
 
 @contextmanager
@@ -35,7 +61,11 @@ def executor_of(executor: Executor | None, workers: int) -> Generator[Executor |
 
 
 def run_in_order(
-    executor: Executor | None, function: Callable[[Task], Result], tasks: Iterable[Task]
+    executor: Executor | None,
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    *,
+    most_under_way: int = _MOST_UNDER_WAY,
 ) -> Iterator[tuple[Task, Result]]:
     """Yield each task with its result, in the order of the tasks."""
     if executor is None:
@@ -46,7 +76,7 @@ def run_in_order(
     try:
         for task in tasks:
             under_way.append((task, executor.submit(function, task)))
-            if len(under_way) == _MOST_UNDER_WAY:
+            if len(under_way) == most_under_way:
                 first, future = under_way.popleft()
                 yield first, future.result()
         while under_way:
