@@ -66,7 +66,7 @@ def test_from_text_to_a_model_that_writes(
     assert [line["step"] for line in lines if "val_loss" in line] == [12]
     for name in ("config.toml", "environment.json", "model.safetensors"):
         assert (out / name).is_file()
-    folders = sorted(path.name for path in (out / "checkpoints").iterdir())
+    folders = sorted(path.name for path in (out / "checkpoints").glob("step-*"))
     assert folders == ["step-00000010", "step-00000012"]
     captured = capsys.readouterr()
     assert captured.out == ""  # results only, and there is none yet

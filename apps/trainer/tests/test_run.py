@@ -86,9 +86,14 @@ def test_the_saved_settings_are_resolved(unbroken: Path, make_settings: MakeSett
     assert "config" not in text
 
 
+def checkpoint_of(run: RunDirectory, step: int) -> Path:
+    return run.path / "checkpoints" / f"step-{step:08}" / "checkpoint.pt"
+
+
 def test_checkpoints_are_folders_named_by_their_step(unbroken: Path) -> None:
-    folders = sorted(path.name for path in (unbroken / "checkpoints").iterdir())
-    assert folders == [f"step-{step:08}" for step in (4, 6, 8, 12)]
+    names = sorted(path.name for path in (unbroken / "checkpoints").iterdir())
+    assert names == ["latest", *(f"step-{step:08}" for step in (4, 6, 8, 12))]
+    assert (unbroken / "checkpoints" / "latest").read_text() == "step-00000012\n"
 
 
 def state_dict_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
@@ -288,7 +293,7 @@ def test_only_the_newest_checkpoints_are_kept(
     for step in (1, 2, 3, 4):
         save(run, model, optimizer, step, keep=keep)
     assert run.checkpoint_steps() == [1, 2, 3, 4][-keep:]
-    assert len(list((run.path / "checkpoints").iterdir())) == min(keep, 4)
+    assert len(list((run.path / "checkpoints").iterdir())) == min(keep, 4) + len(["latest"])
 
 
 def test_half_a_checkpoint_does_not_count(
@@ -378,7 +383,7 @@ def test_a_checkpoint_is_chosen_by_name_or_by_step(finished: Path) -> None:
     def weights(checkpoint: Checkpoint) -> torch.Tensor:
         return run.load_model(CPU, checkpoint).head_weight
 
-    saved = {step: run.checkpoints.file(step) for step in run.checkpoint_steps()}
+    saved = {step: checkpoint_of(run, step) for step in run.checkpoint_steps()}
     for step, path in saved.items():
         expected = torch.load(path, weights_only=True)["model"]["lm_head.weight"]
         assert torch.equal(weights(step), expected)
@@ -399,7 +404,7 @@ def test_without_evaluation_there_is_no_best_checkpoint(finished: Path) -> None:
 
 
 def damage(run: RunDirectory, step: int) -> None:
-    path = run.checkpoints.file(step)
+    path = checkpoint_of(run, step)
     path.write_bytes(path.read_bytes()[:-100])
 
 
@@ -425,8 +430,8 @@ def test_a_checkpoint_in_the_place_of_another_is_none(
 ) -> None:
     for step in (1, 2, 3):
         save(run, model, optimizer, step, keep=9)
-    shutil.copy(run.checkpoints.file(1), run.checkpoints.file(3))
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt must be of step 3, got one of 1"):
+    shutil.copy(checkpoint_of(run, 1), checkpoint_of(run, 3))
+    with pytest.raises(CheckpointError, match=r"step-00000003 must be of step 3, got one of 1"):
         run.checkpoints.load(3, model)
     assert run.restore(model, optimizer)["step"] == 2
     assert "must be of step 3, got one of 1; trying" in capsys.readouterr().err

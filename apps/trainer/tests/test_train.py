@@ -396,7 +396,7 @@ def test_what_a_detector_has_seen_it_knows_again_after_resuming(
 def test_a_checkpoint_is_on_the_disk_before_an_evaluation_begins(
     make_settings: MakeSettings, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crash(*_: object) -> None:
+    def crash(*_: object, **__: object) -> None:
         raise RuntimeError("in the evaluation")
 
     settings = make_settings(tmp_path / "run", checkpoint_every=100, evaluate_every=6, resume=True)

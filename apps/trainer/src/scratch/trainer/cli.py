@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from . import __version__
-from .process import keep_freed_memory, let_waiting_threads_sleep
+from .process import keep_freed_memory, let_waiting_threads_sleep, speaks, tell_torchrun
 
 if TYPE_CHECKING:
     from .fields import Settings
@@ -117,16 +117,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = None  # nobody reads on, as under `| head`: there is nobody to tell
         return 1
     except (ValueError, OSError, ArithmeticError, ImportError, MemoryError) as error:
-        print(f"trainer: {_told(error)}", file=sys.stderr)
+        _tell(error, _told(error))
         return 1
     except RuntimeError as error:  # only torch raises these for want of memory
         from .training.micro_batch import is_out_of_memory
 
         if not is_out_of_memory(error):
+            tell_torchrun(error)
             raise
-        print(f"trainer: {_told(MemoryError())}", file=sys.stderr)
+        _tell(error, _told(MemoryError()))
         return 1
+    except Exception as error:
+        tell_torchrun(error)
+        raise
     return 0
+
+
+def _tell(error: Exception, message: str) -> None:
+    """Print what is wrong; of several processes the main one does, and torchrun tells the rest."""
+    if not tell_torchrun(error) or speaks():
+        print(f"trainer: {message}", file=sys.stderr)
 
 
 def _told(error: Exception) -> str:

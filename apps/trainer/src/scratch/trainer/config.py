@@ -93,6 +93,7 @@ class TrainSettings(Settings):
     trainer train --data data/tales --out runs/tales --steps 1000
     trainer train --preset tinystories --data data/tinystories --out runs/tinystories
     trainer train --config runs/tales/config.toml --out runs/again --optimizer.lr 3e-3
+    torchrun --nproc-per-node 8 -m scratch.trainer train --preset owt --data data/owt --out runs/owt
     """
 
     data: Path
@@ -129,6 +130,10 @@ class TrainSettings(Settings):
     """Of the initial weights and the order of the data."""
     device: str = "auto"
     """"auto" (CUDA, then MPS, then CPU), or a device by torch's name."""
+    parallel: Literal["auto", "none", "ddp", "fsdp", "hsdp"] = "auto"
+    """What the processes of torchrun share: the batch (ddp, auto), weights too (fsdp, hsdp)."""
+    group_size: AtLeastOne | None = None
+    """Processes that share the weights in hsdp; by default those of one machine."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Of matrix products, never of weights and sums; "auto": bfloat16 where that is fast."""
     compile: Literal["auto", "on", "off"] = "auto"
@@ -167,6 +172,8 @@ BESIDE_THE_COMPUTATION = frozenset(
         "max_tokens",
         "out",
         "device",
+        "parallel",
+        "group_size",
         "checkpoint_every",
         "keep_checkpoints",
         "evaluate_every",

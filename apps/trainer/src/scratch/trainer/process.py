@@ -1,4 +1,4 @@
-"""How this process uses the machine: settings of threads and memory that Python does not reach."""
+"""This process: how it uses the machine, and what it is among those that torchrun started."""
 
 import ctypes
 import os
@@ -33,3 +33,23 @@ def keep_freed_memory() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD_BYTES)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def speaks() -> bool:
+    """Return whether this process speaks for all that torchrun started; on its own it does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def tell_torchrun(error: Exception) -> bool:
+    """Leave an error and where it came from for torchrun to tell; return whether it started this.
+
+    It tells that of the first process that has failed.
+    """
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        return False
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    handler = get_error_handler()
+    handler.initialize()
+    handler.record_exception(error)
+    return True

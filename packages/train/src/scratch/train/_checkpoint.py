@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ._files import StrPath, atomic_write
+from ._parallel import is_sharded
 from ._protocols import BinaryReader, BinaryWriter, Stateful
 
 _FORMAT, _VERSION = "scratch-checkpoint", 1
@@ -84,7 +85,7 @@ def load_checkpoint(
     _check_model(content.get("model"), model.state_dict(), name)
     if optimizer is not None:
         _check_optimizer(content.get("optimizer"), optimizer.state_dict(), content["model"], name)
-    if isinstance(model, nn.Module) and any(hasattr(p, "to_local") for p in model.parameters()):
+    if isinstance(model, nn.Module) and is_sharded(model):
         from ._sharded_checkpoint import load_whole  # which takes seconds to import
 
         load_whole(content, model, optimizer)

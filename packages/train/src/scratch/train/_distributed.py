@@ -6,7 +6,7 @@ work, gloo for tensors of the CPU and NCCL for those of a GPU.
 """
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -86,13 +86,38 @@ class World:
         """Return whether some process says so. Collective."""
         return bool(self.sum(torch.tensor(int(flag))) > 0)
 
-    def from_main(self, value: T) -> T:
-        """Return the value that the process of rank 0 has. Collective."""
+    def from_main(self, value: T, *, group: dist.ProcessGroup | None = None) -> T:
+        """Return the value that the process of rank 0 has. Collective among `group`, or all."""
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        dist.broadcast_object_list(box, src=0, group=group, device=torch.device("cpu"))
         return box[0]
+
+    def on_main(self, work: Callable[[], T], *, group: dist.ProcessGroup | None = None) -> T:
+        """Let the process of rank 0 do something; return what comes of it, or raise it, in all.
+
+        Collective among `group`, or all.
+        """
+        result: T | None = None
+        failure: Exception | None = None
+        if self.is_main:
+            try:
+                result = work()
+            except Exception as error:
+                failure = error
+        result, told = self.from_main((result, failure), group=group)
+        if told is not None:
+            raise failure or told  # that from here has a traceback
+        return cast("T", result)
+
+    def first(self, value: T | None) -> T | None:
+        """Return the value of the first process that has one, in all. Collective."""
+        if self.size == 1:
+            return value
+        values: list[T | None] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return next((each for each in values if each is not None), None)
 
     def wait(self) -> None:
         """Return when all processes have called this. Collective."""

@@ -23,8 +23,6 @@ from ._protocols import Model
 
 Parallel = Literal["none", "ddp", "fsdp", "hsdp"]
 
-_SHARDED = ("fsdp", "hsdp")
-
 
 def parallelize(
     model: nn.Module,
@@ -91,9 +89,9 @@ def parallelize(
     return cast("Model", model)
 
 
-def is_sharded(parallel: Parallel) -> bool:
-    """Return whether each process has a part of the weights only."""
-    return parallel in _SHARDED
+def is_sharded(model: nn.Module) -> bool:
+    """Return whether this process has a part of the weights only."""
+    return any(hasattr(parameter, "to_local") for parameter in model.parameters())
 
 
 def whole_state(model: nn.Module, world: World) -> dict[str, Tensor]:

@@ -93,7 +93,7 @@ class ShardedSnapshot:
             raise ValueError("take must be called before save, got an empty snapshot")
         folder = Path(folder)
         unfinished = folder.with_name(f".{folder.name}.tmp")
-        self._on_main(lambda: _make_empty(unfinished))
+        self._on_main(lambda: make_empty(unfinished))
         try:
             with _alone_on_purpose():
                 dcp.save(
@@ -126,19 +126,8 @@ class ShardedSnapshot:
         dist.all_gather_object(values, value, group=self._group)
         return values
 
-    def _on_main(self, work: Callable[[], object]) -> None:
-        """Let the main process do something; what goes wrong there is raised in all."""
-        failure: list[BaseException | None] = [None]
-        if self._world.is_main:
-            try:
-                work()
-            except Exception as error:
-                failure = [error]
-        if self._group is not None:
-            device = torch.device("cpu")
-            dist.broadcast_object_list(failure, src=0, group=self._group, device=device)
-        if failure[0] is not None:
-            raise failure[0]
+    def _on_main(self, work: Callable[[], None]) -> None:
+        self._world.on_main(work, group=self._group)
 
 
 def load_sharded_checkpoint(
@@ -168,9 +157,9 @@ def load_sharded_checkpoint(
             problem = _differences(Reader(folder).read_metadata(), state, folder)
     except CheckpointError as error:
         problem = str(error)
-    problems = [problem] if world.size == 1 else _all_of(problem, world)
-    if any(problems):
-        raise CheckpointError(next(filter(None, problems)))
+    found = world.first(problem or None)
+    if found is not None:
+        raise CheckpointError(found)
     try:
         with _alone_on_purpose():
             dcp.load(
@@ -264,7 +253,7 @@ def _differences(found: Metadata, wanted: dict[str, Tensor], folder: Path) -> st
     if not differences:
         return ""
     more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-    return f"{folder} belongs to another model: {'; '.join(differences[:3])}{more}"
+    return f"{folder} belongs to another model or optimizer: {'; '.join(differences[:3])}{more}"
 
 
 def _fitted(
@@ -286,12 +275,6 @@ def _fitted(
     return fitted
 
 
-def _all_of(problem: str, world: World) -> list[str]:
-    problems: list[Any] = [None] * world.size
-    dist.all_gather_object(problems, problem)
-    return problems
-
-
 @contextmanager
 def _alone_on_purpose() -> Generator[None]:
     with warnings.catch_warnings():
@@ -299,7 +282,7 @@ def _alone_on_purpose() -> Generator[None]:
         yield
 
 
-def _make_empty(folder: Path) -> None:
+def make_empty(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 

@@ -71,16 +71,48 @@ class Journal:
         last = updates[-1] if updates else {"step": 0, "tokens": 0, "seconds": 0.0}
         if last["step"] != step:
             raise ValueError(f"{self._path} must hold the line of step {step}, got none")
-        with atomic_write(self._path) as file:
-            file.write("".join(json.dumps(record) + "\n" for record in kept).encode())
+        self._replace(kept)
         self._held_out = None
         return {key: last[key] for key in ("step", "tokens", "seconds")}
+
+    def _replace(self, records: list[dict[str, Any]]) -> None:
+        with atomic_write(self._path) as file:
+            file.write("".join(json.dumps(record) + "\n" for record in records).encode())
 
     def _note(self, records: Iterable[dict[str, Any]]) -> None:
         if self._held_out is not None:
             for record in records:
                 if record.get("val_loss") is not None:
                     self._held_out[record["step"]] = record["val_loss"]
+
+
+class FollowedJournal(Journal):
+    """The journal as a process knows it that does not write it: what it says itself, in memory.
+
+    It is told what the file holds when it begins, and from then on the same as who writes the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._records: list[dict[str, Any]] = []
+
+    def begin_with(self, records: Iterable[dict[str, Any]]) -> None:
+        self._records = list(records)
+        self._held_out = None
+
+    def read(self) -> list[dict[str, Any]]:
+        return list(self._records)
+
+    def append(self, records: Iterable[dict[str, Any]]) -> None:
+        written = [without_non_finite(record) for record in records]
+        self._records += written
+        self._note(written)
+
+    def sync(self) -> None:
+        pass
+
+    def _replace(self, records: list[dict[str, Any]]) -> None:
+        self._records = records
 
 
 def without_non_finite(record: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from scratch.bpe import Tokenizer
 from scratch.nn import TransformerConfig, TransformerLM, default_d_ff
-from scratch.train import Stateful, atomic_write
+from scratch.train import ALONE, World, atomic_write, whole_state
 
 from ..commands import Checkpoint
 from ..config import BESIDE_THE_COMPUTATION, ModelSettings, TrainSettings
@@ -32,8 +32,8 @@ from ..data.prepare import PreparedData
 from ..device import describe_environment
 from ..fields import flat
 from ..toml import dump_toml
-from .checkpoints import Checkpoints
-from .journal import Journal
+from .checkpoints import Checkpoints, Optimizer
+from .journal import FollowedJournal, Journal
 from .run_files import RunFiles, Status
 
 # A run may be resumed with other values of these. How a batch is cut, and whether the model is
@@ -47,22 +47,33 @@ _GLANCE_SECONDS = 0.2
 
 
 class RunDirectory:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.journal = Journal(path / "metrics.jsonl")
+    """The directory of a run.
+
+    Of several processes of a `world`, the main one writes everything but its checkpoints, to which
+    all of them write. They call the methods that train at the same time.
+    """
+
+    def __init__(self, path: Path, world: World = ALONE) -> None:
+        self.path, self.world = path, world
+        journal = path / "metrics.jsonl"
+        self.journal = Journal(journal) if world.is_main else FollowedJournal(journal)
         self._config = path / "config.toml"
         self._weights = path / "model.safetensors"
-        self.checkpoints = Checkpoints(path / "checkpoints")
+        self.checkpoints = Checkpoints(path / "checkpoints", world)
 
     @contextmanager
     def locked(self) -> Generator[None]:
         """Keep other trainers out. Raises `ValueError` if one is at work here."""
-        self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=_GLANCE_SECONDS)
-        except Timeout:
-            raise ValueError(f"{self.path} is in use by another trainer") from None
+
+        def acquire() -> None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=_GLANCE_SECONDS)
+            except Timeout:
+                raise ValueError(f"{self.path} is in use by another trainer") from None
+
+        self.world.on_main(acquire)
         try:
             yield
         finally:
@@ -81,6 +92,18 @@ class RunDirectory:
         Raises:
             ValueError: if there is another run, or one that is not to be resumed.
         """
+        self.world.on_main(lambda: self._begin(settings, data, device, parameters))
+        lines = self.world.on_main(self.journal.read)
+        if isinstance(self.journal, FollowedJournal):
+            self.journal.begin_with(lines)
+
+    def _begin(
+        self,
+        settings: TrainSettings,
+        data: PreparedData,
+        device: torch.device,
+        parameters: int | None,
+    ) -> None:
         if self.checkpoint_steps() or self.journal.read():
             if not settings.resume and settings.resume_step is None:
                 raise ValueError(
@@ -97,6 +120,7 @@ class RunDirectory:
             **describe_environment(device),
             "seed": settings.seed,
             "parameters": parameters,
+            "processes": self.world.size,
         }
         self._write("environment.json", json.dumps(environment, indent=2))
         self._write("config.toml", dump_toml(settings, leave_out=_NOT_SAVED))
@@ -116,7 +140,7 @@ class RunDirectory:
         return Tokenizer.load(self.path / "tokenizer.json")
 
     def save_checkpoint(
-        self, model: Stateful, optimizer: Stateful, step: int, *, keep: int
+        self, model: nn.Module, optimizer: Optimizer, step: int, *, keep: int
     ) -> None:
         """Begin to write a checkpoint; when it is complete, drop all but the newest and the best.
 
@@ -143,7 +167,7 @@ class RunDirectory:
         return min((step for step in there if step in losses), key=losses.__getitem__, default=None)
 
     def restore(
-        self, model: Stateful, optimizer: Stateful, *, step: int | None = None
+        self, model: nn.Module, optimizer: Optimizer, *, step: int | None = None
     ) -> dict[str, Any]:
         """Go back to a checkpoint; return the totals up to there.
 
@@ -158,16 +182,19 @@ class RunDirectory:
         self.checkpoints.load(step, model, optimizer)
         totals = self.journal.go_back_to(step)
         self.checkpoints.remove_after(step)
-        self._weights.unlink(missing_ok=True)
+        self.world.on_main(lambda: self._weights.unlink(missing_ok=True))
         return totals
 
     def save_weights(self, model: nn.Module) -> None:
         """Write `model.safetensors`: the tensors of the state dict, under their own names."""
-        tensors = {
-            name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
-        }
-        with atomic_write(self._weights) as file:
-            file.write(save(tensors))
+        state = whole_state(model, self.world)
+
+        def write() -> None:
+            tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+            with atomic_write(self._weights) as file:
+                file.write(save(tensors))
+
+        self.world.on_main(write)
 
     def load_model(self, device: torch.device, checkpoint: Checkpoint = "final") -> TransformerLM:
         """Return the trained model.

@@ -1,24 +1,30 @@
 """The loss of a batch, compiled where that is asked for and works."""
 
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from scratch.nn import TransformerLM
-from scratch.train import Batch
+from scratch.train import Batch, Model, World
 
 from ..device import choose_precision
-from ..using.score import next_token_loss
+from ..using.score import HasLoss, next_token_loss
 from ..watching.display import say
 
-Loss = Callable[[TransformerLM, Batch], Tensor]
+Mode = Literal["auto", "on", "off"]
 
 
-def build_loss(
-    precision: str, mode: Literal["auto", "on", "off"], model: TransformerLM, trial: Batch
-) -> tuple[Loss, bool]:
+class Learner(Model, HasLoss, Protocol):
+    """What is trained."""
+
+
+Loss = Callable[[Learner, Batch], Tensor]
+
+
+def build_loss(precision: str, mode: Mode, model: TransformerLM, trial: Batch) -> tuple[Loss, bool]:
     """Return the loss of a batch, and whether it is compiled.
 
     Compiled means tried: one forward and backward pass over `trial`, whose gradients are thrown
@@ -29,22 +35,60 @@ def build_loss(
     """
     device = model.head_weight.device
     plain = loss_in(precision, device, next_token_loss)
-    if mode == "off" or (mode == "auto" and not is_worth_compiling(device)):
+    if not _is_wanted(mode, device):
         return plain, False
     compiled = loss_in(precision, device, _compiled(model))
+    trouble = _trouble(lambda: compiled(model, trial))
+    model.zero_grad()
+    return (plain, False) if _gives_up(mode, trouble) else (compiled, True)
+
+
+def compile_blocks(precision: str, mode: Mode, model: TransformerLM, world: World) -> bool:
+    """Let each block of a model be compiled by itself, as it will be gathered; return whether.
+
+    Whether that works is tried by each process on a model of one block. "auto" as above.
+
+    Raises:
+        ValueError: if the mode is "on" and a process cannot compile, with the reason.
+    """
+    device = model.head_weight.device
+    if not _is_wanted(mode, device):
+        return False
+    small = TransformerLM(replace(model.config, num_layers=1)).to(device)
+    small.layers[0].compile()  # pyright: ignore[reportUnknownMemberType]
+    ids = torch.zeros((1, model.config.context_length), dtype=torch.int64, device=device)
+    plain = loss_in(precision, device, next_token_loss)
+    trouble = world.first(_trouble(lambda: plain(small, Batch(ids, ids))))
+    if _gives_up(mode, trouble):
+        return False
+    for layer in model.layers:
+        layer.compile()  # pyright: ignore[reportUnknownMemberType]
+    return True
+
+
+def _is_wanted(mode: Mode, device: torch.device) -> bool:
+    return mode == "on" or (mode == "auto" and is_worth_compiling(device))
+
+
+def _trouble(loss: Callable[[], Tensor]) -> str | None:
+    """Return what keeps a loss and its gradients from being compiled, if something does."""
     try:
-        compiled(model, trial).backward()  # pyright: ignore[reportUnknownMemberType]
+        loss().backward()  # pyright: ignore[reportUnknownMemberType]
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a compiler and the tools that it needs may raise
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
-        if mode == "on":
-            raise ValueError(f"the model cannot be compiled here ({reason})") from error
-        say(f"going on without compiling: {reason}")
-        return plain, False
-    finally:
-        model.zero_grad()
-    return compiled, True
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
+    return None
+
+
+def _gives_up(mode: Mode, trouble: str | None) -> bool:
+    """Return whether to go on without compiling, having said why."""
+    if trouble is None:
+        return False
+    if mode == "on":
+        raise ValueError(f"the model cannot be compiled here ({trouble})")
+    say(f"going on without compiling: {trouble}")
+    return True
 
 
 def is_worth_compiling(device: torch.device) -> bool:
@@ -56,7 +100,7 @@ def loss_in(precision: str, device: torch.device, loss: Loss) -> Loss:
     """Return `loss` with the matrix products of the forward pass in a precision."""
     dtype = choose_precision(precision, device)
 
-    def in_precision(model: TransformerLM, batch: Batch) -> Tensor:
+    def in_precision(model: Learner, batch: Batch) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             return loss(model, batch)
 

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from scratch.nn import TransformerLM
-from scratch.train import NonFiniteError
+from scratch.train import NonFiniteError, World, is_sharded, whole_state
 
 from ..config import TrainSettings
 from ..data.prepared import PreparedData
@@ -43,7 +43,7 @@ def evaluate_run(
     """Put the loss on the held-out text, if any, into journal and trackers; return that line."""
     if data.validation is None:
         return []
-    evaluation = evaluate_tokens(model, data.validation)
+    evaluation = evaluate_tokens(model, data.validation, world=run.world)
     record = {
         **totals,
         "val_loss": evaluation.loss,
@@ -70,9 +70,12 @@ def write_sample(
     data: PreparedData,
     totals: Totals,
 ) -> None:
-    """Put what the model writes now into the journal."""
+    """Put what the model writes now into the journal. Of several processes the main one samples."""
+    whole = _whole(model, run.world) if is_sharded(model) else model
+    if not run.world.is_main:
+        return
     pieces = continue_text(
-        model,
+        whole,
         data.tokenizer,
         settings.sample_prompt,
         max_new_tokens=_SAMPLE_TOKENS,
@@ -85,3 +88,15 @@ def write_sample(
     run.journal.append([{**totals, "prompt": settings.sample_prompt, "sample": text}])
     on_one_line = " ".join(f"{settings.sample_prompt}{text}".split())
     say(f"step {totals['step']:,} writes: {on_one_line}")
+
+
+def _whole(model: TransformerLM, world: World) -> TransformerLM:
+    """Return a copy of a spread model that is whole, on the main process, where `model` is.
+
+    Elsewhere it has other weights.
+    """
+    state = whole_state(model, world)
+    whole = TransformerLM(model.config)
+    if world.is_main:
+        whole.load_state_dict(state)
+    return whole.to(model.head_weight.device)

@@ -19,14 +19,19 @@ Pending = list[tuple[Step, Totals]]
 _NORMS_TOLD = 5
 
 
-def read_steps(pending: Pending, last: Totals, model: TransformerLM) -> list[dict[str, Any]]:
-    """Return the journal's lines of the steps since the look after `last`."""
+def read_steps(
+    pending: Pending, last: Totals, model: TransformerLM, *, processes: int = 1
+) -> list[dict[str, Any]]:
+    """Return the journal's lines of the steps since the look after `last`.
+
+    Tokens per second are those of all processes; the utilization is that of one device, the mean.
+    """
     device = model.head_weight.device
     now = pending[-1][1]
     losses = [(float(step.loss), float(step.grad_norm)) for step, _ in pending]
     seconds = now["seconds"] - last["seconds"]
     tokens_per_second = (now["tokens"] - last["tokens"]) / seconds if seconds > 0 else 0.0
-    share = mfu(tokens_per_second, flops_per_token(model.config), device)
+    share = mfu(tokens_per_second / processes, flops_per_token(model.config), device)
     pace = {
         "tokens_per_second": round(tokens_per_second, 1),
         **({} if share is None else {"mfu": round(share, 4)}),

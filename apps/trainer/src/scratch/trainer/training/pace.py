@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from scratch.optim import ByClock
+from scratch.train import ALONE, World
 
 from ..config import LENGTHS, OptimizerSettings, TrainSettings
 from ..runs.figures import planned_steps
@@ -44,18 +45,27 @@ class Stopwatch:
 
 
 class Pace:
-    """How far the training is, by updates or by a budget of time."""
+    """How far the training is, by updates or by a budget of time.
+
+    Processes that go by time ask the main one for it, once for each use: they have to agree.
+    """
 
     # A budget of time is cut into so many parts for a schedule that counts.
     _PARTS = 1000
 
-    def __init__(self, settings: TrainSettings, watch: Stopwatch) -> None:
+    def __init__(self, settings: TrainSettings, watch: Stopwatch, world: World = ALONE) -> None:
         self._steps, self._budget_seconds = total_steps(settings), settings.train_seconds
-        self._watch = watch
+        self._watch, self._world = watch, world
 
     @property
     def steps(self) -> int | None:
         return self._steps
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, those of all processes where something depends on them."""
+        seconds = self._watch.seconds
+        return seconds if self._steps is not None else self._world.from_main(seconds)
 
     def fraction(self, number: int, seconds: float) -> float:
         """Return how much is done after `number` updates in `seconds`; 1 or more is all."""
@@ -71,5 +81,5 @@ class Pace:
         return ByClock(
             schedule=build_schedule(settings, total_steps=self._PARTS),
             budget_seconds=self._budget_seconds,
-            clock=lambda: self._watch.seconds,
+            clock=lambda: self.seconds,
         )

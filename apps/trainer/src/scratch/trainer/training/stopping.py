@@ -6,6 +6,8 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from scratch.train import ALONE, World
+
 from ..config import TrainSettings
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -46,20 +48,30 @@ class Signals:
 
 
 class Limits:
-    """When a session of a run ends before the training does."""
+    """When a session of a run ends before the training does.
 
-    def __init__(self, settings: TrainSettings, signals: Signals) -> None:
-        self._signals = signals
+    Of several processes each may get a signal, or find the time over, at another update. They agree
+    at looks, which they all take after the same one.
+    """
+
+    def __init__(self, settings: TrainSettings, signals: Signals, world: World = ALONE) -> None:
+        self._signals, self._world = signals, world
         self._max_tokens = settings.max_tokens
         self._max_seconds = settings.max_seconds
         self._begin = time.perf_counter()
 
-    def reached(self, tokens: int) -> str | None:
+    def reached(self, tokens: int, *, at_a_look: bool) -> str | None:
         """Return why to stop now, after so many tokens of the run, or None."""
+        noticed = None
+        if self._world.size == 1:
+            noticed = self._noticed()
+        elif at_a_look:
+            noticed = self._world.first(self._noticed())
+        return noticed or self.tokens_reached(tokens)
+
+    def _noticed(self) -> str | None:
         if self._signals.received is not None:
             return self._signals.received
-        if (reason := self.tokens_reached(tokens)) is not None:
-            return reason
         seconds = time.perf_counter() - self._begin
         if self._max_seconds is not None and seconds >= self._max_seconds:
             return f"--max-time {self._max_seconds:g}"

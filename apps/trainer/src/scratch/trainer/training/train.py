@@ -1,4 +1,8 @@
-"""Training: prepared data in, a run directory out, told from top to bottom."""
+"""Training: prepared data in, a run directory out, told from top to bottom.
+
+On several processes each of them goes through all of it, with its share of each batch; the main
+one speaks and writes.
+"""
 
 import shlex
 import sys
@@ -10,11 +14,15 @@ import torch
 from scratch.nn import TransformerLM, count_parameters, fast_matmul
 from scratch.optim import clip_grad_norm
 from scratch.train import (
+    ALONE,
     Batch,
     NonFiniteError,
     Prefetch,
     TokenStream,
     WindowSampler,
+    World,
+    join_world,
+    read_world,
     train_steps,
     window_batch,
 )
@@ -23,15 +31,17 @@ from ..config import TrainSettings
 from ..data.prepare import PreparedData
 from ..device import choose_device
 from ..runs.run import RunDirectory, build_model, with_d_ff
+from ..using.score import next_token_loss
 from ..watching.display import TrainingDisplay, say
 from ..watching.trackers import Trackers, check_installed
-from .compiling import build_loss
+from .compiling import build_loss, compile_blocks, loss_in
 from .divergence import DivergedError, DivergenceDetector
 from .examining import evaluate_if_missing, evaluate_run, write_sample
 from .looks import Pending, Totals, judge_steps, read_steps
 from .micro_batch import advise_out_of_memory, largest_micro_batch
 from .optimization import build_optimizer
 from .pace import Pace, Stopwatch, total_steps
+from .spreading import choose_parallel, lost_processes_told, spread
 from .stopping import Limits, Signals
 
 
@@ -39,7 +49,8 @@ def train(settings: TrainSettings, *, resume_command: str | None = None) -> RunD
     """Train as the settings say, from the start or from a checkpoint.
 
     A signal or a limit ends it early and in good order: with a checkpoint, and `resume_command`
-    to go on, by default the one that repeats the run.
+    to go on, by default the one that repeats the run. Processes that torchrun started train
+    together.
 
     Raises:
         ValueError: if settings, data and run directory do not fit together.
@@ -51,17 +62,26 @@ def train(settings: TrainSettings, *, resume_command: str | None = None) -> RunD
     total_steps(settings)
     check_installed(settings.trackers)
     data = PreparedData.open(settings.data)
-    device = choose_device(settings.device)
-    if settings.model.attention == "flex" and device.type == "cpu":
+    device_type = choose_device(settings.device).type
+    if settings.model.attention == "flex" and device_type == "cpu":
         raise ValueError(
             "model.attention must not be flex on a CPU, where torch has no gradient of it; "
             "auto, reference, block and fused have one"
         )
+    choose_parallel(settings, read_world())  # what cannot be is told before anybody waits
+    with join_world(device_type) as world, lost_processes_told(world):
+        return _train_in(world, settings, data, resume_command)
+
+
+def _train_in(
+    world: World, settings: TrainSettings, data: PreparedData, resume_command: str | None
+) -> RunDirectory:
+    device = choose_device(settings.device)
     settings = settings.model_copy(update={"model": with_d_ff(settings.model)})
     torch.manual_seed(settings.seed)  # pyright: ignore[reportUnknownMemberType]
     model = build_model(settings.model, vocab_size=data.tokenizer.vocab_size)
-    run = RunDirectory(settings.out)
-    if settings.init_from is not None and not run.checkpoint_steps():
+    run = RunDirectory(settings.out, world)
+    if settings.init_from is not None and not world.on_main(run.checkpoint_steps):
         _load_initial_weights(RunDirectory(settings.init_from), model, data)
     model = model.to(device)
     sampler = WindowSampler(
@@ -76,7 +96,9 @@ def train(settings: TrainSettings, *, resume_command: str | None = None) -> RunD
         with (
             _bad_end_written_down(run, settings),
             Trackers.open(
-                settings.trackers, run.path, settings.model_dump(mode="json")
+                settings.trackers if world.is_main else (),
+                run.path,
+                settings.model_dump(mode="json"),
             ) as trackers,
         ):
             totals, stopped = _train(settings, run, model, sampler, data, signals, trackers)
@@ -107,9 +129,16 @@ def _train(
 
     Every checkpoint is on the disk before an evaluation begins, and when this ends.
     """
-    limits = Limits(settings, signals)
-    trial = micro_batches(data.train, sampler, 0, settings, model)[0]
-    loss, compiled = build_loss(settings.precision, settings.compile, model, trial)
+    world, device = run.world, model.head_weight.device
+    limits = Limits(settings, signals, world)
+    if world.size == 1:
+        trial = micro_batches(data.train, sampler, 0, settings, device)[0]
+        loss, compiled = build_loss(settings.precision, settings.compile, model, trial)
+        learner = model
+    else:
+        compiled = compile_blocks(settings.precision, settings.compile, model, world)
+        loss = loss_in(settings.precision, device, next_token_loss)
+        learner = spread(model, settings, world, choose_parallel(settings, world))
     optimizer = build_optimizer(settings.optimizer, model, compiled=compiled)
     totals = run.restore(model, optimizer, step=settings.resume_step)
     history = run.journal.read()
@@ -118,7 +147,7 @@ def _train(
         if record.get("loss") is not None:
             detector.add(record["step"], record["loss"])
     watch = Stopwatch(totals["seconds"])
-    pace = Pace(settings, watch)
+    pace = Pace(settings, watch, world)
     if totals["step"]:
         say(f"going on after step {totals['step']:,}")
         if totals["step"] % settings.evaluate_every == 0:
@@ -129,7 +158,7 @@ def _train(
         if (reason := limits.tokens_reached(totals["tokens"])) is not None:
             return totals, reason
     say(
-        f"{count_parameters(model.config).total:,} parameters on {model.head_weight.device}, "
+        f"{count_parameters(model.config).total:,} parameters on {_places(device, world)}, "
         f"{len(data.train):,} tokens of {data.tokenizer.vocab_size:,} kinds to learn from"
     )
     start, stop, stopped = totals["step"], pace.steps or sys.maxsize, None
@@ -138,24 +167,25 @@ def _train(
     with (
         TrainingDisplay("training", history=history) as display,
         Prefetch(
-            lambda done: micro_batches(data.train, sampler, done, settings, model),
+            lambda done: micro_batches(data.train, sampler, done, settings, device, world),
             start=start,
             stop=stop,
         ) as batches,
         _all_saved(run),
     ):
         for step in train_steps(
-            model,
+            learner,
             optimizer,
             batches,
             loss=loss,
             context=fast_matmul,
             schedule=pace.schedule(settings.optimizer),
             clip=lambda parameters: clip_grad_norm(parameters, settings.optimizer.max_grad_norm),
+            world=world,
             start=start,
             stop=stop,
         ):
-            number, seconds = step.number, watch.seconds
+            number, seconds = step.number, pace.seconds
             totals = {
                 "step": number,
                 "tokens": totals["tokens"] + step.tokens,
@@ -164,14 +194,18 @@ def _train(
             pending.append((step, totals))
             fraction = pace.fraction(number, seconds)
             finished = fraction >= 1
-            stopped = None if finished else limits.reached(int(totals["tokens"]))
-            over = finished or stopped is not None
-            evaluate = number % settings.evaluate_every == 0 and not over
-            save = evaluate or over or number % settings.checkpoint_every == 0
+            evaluate = number % settings.evaluate_every == 0
+            save = evaluate or number % settings.checkpoint_every == 0
             sample = settings.sample_every is not None and number % settings.sample_every == 0
-            if not (save or sample or number == 1 or number % settings.log_every == 0):
+            look = save or sample or number == 1 or number % settings.log_every == 0
+            stopped = (
+                limits.reached(int(totals["tokens"]), at_a_look=look) if not finished else None
+            )
+            over = finished or stopped is not None
+            evaluate, save = evaluate and not over, save or over
+            if not (look or over):
                 continue
-            records = read_steps(pending, last_look, model)
+            records = read_steps(pending, last_look, model, processes=world.size)
             run.journal.append(records)
             for record in records:
                 trackers.log(record)
@@ -199,18 +233,24 @@ def micro_batches(
     sampler: WindowSampler,
     done: int,
     settings: TrainSettings,
-    model: TransformerLM,
+    device: torch.device,
+    world: World = ALONE,
 ) -> list[Batch]:
-    """Return the batch after `done` updates, in parts of `micro_batch_size` sequences."""
-    starts = sampler.starts(done)
+    """Return this process's share of the batch after `done` updates.
+
+    In parts of `micro_batch_size` sequences.
+    """
+    starts = world.share(sampler.starts(done))
     size = settings.micro_batch_size or len(starts)
     assert size != "auto", "a number by now"
     return [
-        window_batch(
-            tokens, starts[first : first + size], sampler.context_length, model.head_weight.device
-        )
+        window_batch(tokens, starts[first : first + size], sampler.context_length, device)
         for first in range(0, len(starts), size)
     ]
+
+
+def _places(device: torch.device, world: World) -> str:
+    return str(device) if world.size == 1 else f"{world.size} processes on {device.type}"
 
 
 def _with_micro_batch(

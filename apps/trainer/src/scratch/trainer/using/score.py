@@ -5,13 +5,23 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
 from scratch.bpe import Tokenizer
 from scratch.nn import TransformerLM, fast_matmul
-from scratch.train import Batch, Evaluation, Tokens, TokenStream, evaluate, evaluation_batches
+from scratch.train import (
+    ALONE,
+    Batch,
+    Evaluation,
+    Tokens,
+    TokenStream,
+    World,
+    evaluate,
+    evaluation_batches,
+)
 
 from ..commands import EvaluateSettings
 from ..data.corpus import END_OF_TEXT, Document, find_documents
@@ -46,16 +56,26 @@ class Score:
     seconds: float = field(compare=False)
 
 
-def next_token_loss(model: TransformerLM, batch: Batch) -> Tensor:
+class HasLoss(Protocol):
+    """A `TransformerLM`, or a replica of one."""
+
+    def loss(self, ids: Tensor, targets: Tensor, /) -> Tensor: ...
+
+
+def next_token_loss(model: HasLoss, batch: Batch) -> Tensor:
     """Return the mean cross-entropy of the targets, which belong to the last inputs."""
     return model.loss(batch.inputs, batch.targets)
 
 
 def evaluate_tokens(
-    model: TransformerLM, tokens: TokenStream, *, batch_size: int = 32
+    model: TransformerLM, tokens: TokenStream, *, batch_size: int = 32, world: World = ALONE
 ) -> Evaluation:
-    """Score every token of a stream but the first, in windows side by side: the quick look."""
-    return _evaluate(model, [tokens], stride=model.config.context_length, batch_size=batch_size)
+    """Score every token of a stream but the first, in windows side by side: the quick look.
+
+    Processes of a `world` share the work. Collective.
+    """
+    stride = model.config.context_length
+    return _evaluate(model, [tokens], stride=stride, batch_size=batch_size, world=world)
 
 
 def evaluate_documents(
@@ -67,7 +87,7 @@ def evaluate_documents(
     context.
     """
     stride = max(1, model.config.context_length // 2)
-    return _evaluate(model, documents, stride=stride, batch_size=batch_size)
+    return _evaluate(model, documents, stride=stride, batch_size=batch_size, world=ALONE)
 
 
 def encode_documents(tokenizer: Tokenizer, documents: Iterable[Document]) -> Iterator[Tokens]:
@@ -157,7 +177,12 @@ def _held_out(directory: Path, run: RunDirectory, tokenizer: Tokenizer) -> Itera
 
 
 def _evaluate(
-    model: TransformerLM, sequences: Iterable[TokenStream], *, stride: int, batch_size: int
+    model: TransformerLM,
+    sequences: Iterable[TokenStream],
+    *,
+    stride: int,
+    batch_size: int,
+    world: World,
 ) -> Evaluation:
     batches = evaluation_batches(
         sequences,
@@ -165,6 +190,7 @@ def _evaluate(
         batch_size=batch_size,
         stride=stride,
         device=model.head_weight.device,
+        world=world,
     )
     with fast_matmul():
-        return evaluate(model, batches, loss=next_token_loss)
+        return evaluate(model, batches, loss=next_token_loss, world=world)

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from ..process import speaks
 from .live import WhileWorking, can_draw
 from .sparkline import Course
 from .training_panel import State, training_line, training_panel
@@ -28,7 +29,9 @@ _live_console: Console | None = None  # of the display that draws on the termina
 
 
 def say(message: str) -> None:
-    """Show a message, above what is live."""
+    """Show a message, above what is live; of several processes that train only one speaks."""
+    if not speaks():
+        return
     with suppress(OSError):
         if _live_console is None:
             print(message, file=sys.stderr, flush=True)

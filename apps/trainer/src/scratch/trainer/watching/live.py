@@ -5,6 +5,8 @@ import sys
 from types import TracebackType
 from typing import Protocol, Self
 
+from ..process import speaks
+
 
 class Drawing(Protocol):
     """What `rich` keeps drawing between a start and a stop."""
@@ -16,7 +18,8 @@ class Drawing(Protocol):
 def can_draw() -> bool:
     """Return whether somebody looks at stderr on a terminal that can be drawn on."""
     return (
-        sys.stderr.isatty()
+        speaks()
+        and sys.stderr.isatty()
         and os.environ.get("TERM") not in ("dumb", "unknown")
         and (sys.stderr.encoding or "utf-8").lower().startswith("utf")
     )

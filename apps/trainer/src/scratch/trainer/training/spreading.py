@@ -1,0 +1,85 @@
+"""A training on the processes that torchrun started: who takes what, and what must fit together."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+
+from scratch.nn import TransformerLM
+from scratch.train import Parallel, World, parallelize
+
+from ..config import TrainSettings
+from ..device import choose_precision
+from .compiling import Learner
+
+# What the connections of gloo and NCCL say when there is nobody at the other end any more.
+_SIGNS = ("closed by peer", "reset by peer", "broken pipe", "remote process exited", "timed out")
+
+
+def choose_parallel(settings: TrainSettings, world: World) -> Parallel:
+    """Return how the processes share the training, which they can.
+
+    A process on its own has everything, whatever the run was begun with.
+
+    Raises:
+        ValueError: if they cannot share it as the settings say.
+    """
+    if world.size == 1:
+        return "none"
+    if settings.parallel == "none":
+        raise ValueError(
+            f"parallel must not be none for {world.size} processes, each of which would train "
+            "the same; choose ddp, fsdp or hsdp"
+        )
+    if settings.batch_size % world.size:
+        more = -(-settings.batch_size // world.size) * world.size
+        raise ValueError(
+            f"batch_size must be a multiple of the number of processes, got {settings.batch_size} "
+            f"for {world.size} processes; the next is --batch-size {more}"
+        )
+    if settings.micro_batch_size == "auto":
+        raise ValueError(
+            f"micro_batch_size must be a number for {world.size} processes, got auto: "
+            "one that tries too much would leave the others waiting; "
+            "trainer plan tells how much fits on one"
+        )
+    if ":" in settings.device:
+        raise ValueError(
+            f"device must be auto, cuda or cpu for {world.size} processes, each of which takes "
+            f"its own, got {settings.device}"
+        )
+    return "ddp" if settings.parallel == "auto" else settings.parallel
+
+
+def spread(
+    model: TransformerLM, settings: TrainSettings, world: World, parallel: Parallel
+) -> Learner:
+    """Return what is to be trained: `model`, or, with ddp, what has its parameters."""
+    precision = choose_precision(settings.precision, model.head_weight.device)
+    return cast(
+        "Learner",
+        parallelize(
+            model,
+            world,
+            parallel=parallel,
+            blocks=model.layers,
+            methods=("loss",),
+            weight_dtype=None if precision == torch.float32 else precision,
+            group_size=settings.group_size,
+        ),
+    )
+
+
+@contextmanager
+def lost_processes_told(world: World) -> Generator[None]:
+    """Say it in a sentence if another process is gone, whose own words say why."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world.size == 1 or not any(sign in str(error).lower() for sign in _SIGNS):
+            raise
+        raise ConnectionError(
+            f"process {world.rank} of {world.size} lost another one, which has ended or does not "
+            "answer; what that one says is the reason"
+        ) from error
