@@ -5,12 +5,14 @@ in which nothing is asked: so that there is one program for both. Torch's own pr
 work, gloo for tensors of the CPU and NCCL for those of a GPU.
 """
 
+# pyright: reportPrivateImportUsage=false, reportUnknownMemberType=false
+
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar, cast, overload
+from typing import Any, TypeVar, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -170,6 +172,11 @@ def join_world(device_type: str = "cpu", *, timeout_seconds: float = 600) -> Gen
         yield world
         return
     timeout = timedelta(seconds=timeout_seconds)
+    # After a restart torchrun may serve the same store, where the addresses of the dead still are.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+    store = dist.PrefixStore(f"attempt-{attempt}", store)
+    place: dict[str, Any] = {"store": store, "rank": world.rank, "world_size": world.size}
     if device_type == "cuda":
         if torch.cuda.device_count() < world.local_size:
             raise ValueError(
@@ -178,8 +185,8 @@ def join_world(device_type: str = "cpu", *, timeout_seconds: float = 600) -> Gen
             )
         device = torch.device("cuda", world.local_rank)
         torch.cuda.set_device(device)
-        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=timeout, device_id=device)
+        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=timeout, device_id=device, **place)
     else:
-        dist.init_process_group("gloo", timeout=timeout)
+        dist.init_process_group("gloo", timeout=timeout, **place)
     yield world
     dist.destroy_process_group()

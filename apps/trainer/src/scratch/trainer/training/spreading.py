@@ -71,6 +71,16 @@ def spread(
     )
 
 
+def command_of(world: World) -> list[str]:
+    """Return how a command of the trainer begins for as many processes as there are now."""
+    if world.size == 1:
+        return ["trainer"]
+    machines = world.size // world.local_size
+    several = ["--nnodes", str(machines)] if machines > 1 else []
+    each = ["--nproc-per-node", str(world.local_size)]
+    return ["torchrun", *several, *each, "-m", "scratch.trainer"]
+
+
 @contextmanager
 def lost_processes_told(world: World) -> Generator[None]:
     """Say it in a sentence if another process is gone, whose own words say why."""

@@ -41,7 +41,7 @@ from .looks import Pending, Totals, judge_steps, read_steps
 from .micro_batch import advise_out_of_memory, largest_micro_batch
 from .optimization import build_optimizer
 from .pace import Pace, Stopwatch, total_steps
-from .spreading import choose_parallel, lost_processes_told, spread
+from .spreading import choose_parallel, command_of, lost_processes_told, spread
 from .stopping import Limits, Signals
 
 
@@ -95,6 +95,7 @@ def _train_in(
         run.begin(settings, data, device, parameters=count_parameters(model.config).total)
         with (
             _bad_end_written_down(run, settings),
+            lost_processes_told(world),
             Trackers.open(
                 settings.trackers if world.is_main else (),
                 run.path,
@@ -110,7 +111,7 @@ def _train_in(
                 return run
         run.journal.end(totals["step"], "stopped", stopped)
     command = resume_command or shlex.join(
-        ["trainer", "train", "--config", str(run.path / "config.toml"), "--resume"]
+        [*command_of(world), "train", "--config", str(run.path / "config.toml"), "--resume"]
     )
     say(f"stopped after step {totals['step']:,} ({stopped}); go on with\n  {command}")
     return run
