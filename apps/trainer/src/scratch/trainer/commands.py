@@ -33,6 +33,7 @@ class PrepareSettings(Settings):
     trainer prepare tales.txt --out data/tales --vocab-size 4096
     trainer prepare train.txt.gz --validation valid.txt.gz --out data/tales
     trainer prepare posts.jsonl --json-field text --out data/posts
+    trainer prepare crawl.jsonl.zst --out data/crawl --cluster tcp://node1:8786
     """
 
     files: tyro.conf.Positional[tuple[Path, ...]]
@@ -53,6 +54,8 @@ class PrepareSettings(Settings):
     """About how much text goes into one token file."""
     workers: AtLeastOne | None = None
     """Processes; by default one for small inputs, else one a core."""
+    cluster: str | None = None
+    """Whose processes instead: a Dask scheduler's, by its address or file, or those of mpi."""
     json_output: JsonFlag = False
     """Print one JSON object."""
 

@@ -18,7 +18,7 @@ import errno
 import json
 import shutil
 from collections.abc import Generator
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +32,7 @@ from scratch.train import atomic_write, sync_directory, token_dtype
 from ..commands import PrepareSettings
 from ..watching.display import say
 from ..watching.work_progress import WorkProgress
+from .cluster import workers_of
 from .corpus import END_OF_TEXT, Corpus, find_documents
 from .hold_out import Progress, write_texts
 from .origin import check_apart, check_same, describe_origin
@@ -52,17 +53,44 @@ _SPLITS = ("train", "validation")
 _PLAN, _MOVES = "plan.json", "moves.json"
 # The workers of a process that was killed keep its lock for the moment that they live on.
 _LOCK_SECONDS = 5.0
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # NFS and Lustre may have none
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def prepare(settings: PrepareSettings) -> PreparedData:
+def prepare(settings: PrepareSettings, *, executor: Executor | None = None) -> PreparedData:
     """Make the data directory `settings.out`, or what is missing of it.
+
+    The workers of `executor`, or of `settings.cluster`, count the words and encode the shards in
+    place of processes of our own; they see the files by the same paths. All else is done here.
 
     Raises:
         ValueError: if the corpus is empty, a file is given twice or cannot be understood, the
-            vocabulary size is too small, or the directory holds other data.
-        OSError: if a file cannot be read or written.
+            vocabulary size is too small, the directory holds other data, or it is told twice who
+            does the work.
+        ImportError: if the cluster takes an extra that is missing.
+        OSError: if a file cannot be read or written, or a cluster or its workers are lost.
     """
+    _check_workers(settings, executor)
+    if settings.cluster is None:
+        return _prepare(settings, executor)
+    with workers_of(settings.cluster) as executor:
+        return _prepare(settings, executor)
+
+
+def _check_workers(settings: PrepareSettings, executor: Executor | None) -> None:
+    told = {
+        "workers": settings.workers,
+        "cluster": settings.cluster,
+        "executor": None if executor is None else type(executor).__name__,
+    }
+    given = [f"{name}={value}" for name, value in told.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(
+            f"only one of {', '.join(told)} must say who does the work, got {' and '.join(given)}"
+        )
+
+
+def _prepare(settings: PrepareSettings, executor: Executor | None) -> PreparedData:
     corpus = find_documents(settings.files, json_field=settings.json_field)
     held_out = None
     if settings.validation:
@@ -80,7 +108,7 @@ def prepare(settings: PrepareSettings) -> PreparedData:
             if not _is_prepared(out, origin):  # by another process, until now
                 _begin(out, work, settings, corpus, held_out, origin, progress)
                 if not (work / MANIFEST).exists():
-                    _make(work, settings, progress)
+                    _make(work, settings, executor, progress)
                 _publish(work, out)
     return PreparedData.open(out)
 
@@ -143,11 +171,14 @@ def _begin(
     _write_json(plan, {"origin": origin, "texts": texts})
 
 
-def _make(work: Path, settings: PrepareSettings, progress: Progress) -> None:
+def _make(
+    work: Path, settings: PrepareSettings, executor: Executor | None, progress: Progress
+) -> None:
     """Make all that is missing in the work folder, the manifest last."""
     plan = _read_json(work / _PLAN)
     if not (work / TOKENIZER).exists():
-        _make_tokenizer(settings, work / "train.txt", progress).save(work / TOKENIZER)
+        tokenizer = _make_tokenizer(settings, work / "train.txt", executor, progress)
+        tokenizer.save(work / TOKENIZER)
     tokenizer = Tokenizer.load(work / TOKENIZER)
     splits: dict[str, Any] = {}
     moves: dict[str, str] = {TOKENIZER: TOKENIZER}
@@ -160,6 +191,7 @@ def _make(work: Path, settings: PrepareSettings, progress: Progress) -> None:
             work / name,
             shard_bytes=settings.shard_bytes,
             workers=settings.workers,
+            executor=executor,
             progress=progress,
         )
         shards: list[dict[str, Any]] = []
@@ -196,7 +228,9 @@ def _texts(work: Path) -> tuple[Path, Path]:
     return work / "train.txt", work / "validation.txt"
 
 
-def _make_tokenizer(settings: PrepareSettings, text: Path, progress: Progress) -> Tokenizer:
+def _make_tokenizer(
+    settings: PrepareSettings, text: Path, executor: Executor | None, progress: Progress
+) -> Tokenizer:
     if settings.tokenizer is not None:
         return _load_tokenizer(settings.tokenizer)
     say(f"training a tokenizer of {settings.vocab_size:,} tokens")
@@ -205,6 +239,7 @@ def _make_tokenizer(settings: PrepareSettings, text: Path, progress: Progress) -
         vocab_size=settings.vocab_size,
         special_tokens=[END_OF_TEXT],
         workers=settings.workers,
+        executor=executor,
         progress=progress,
     )
     if len(vocabulary.tokens) < settings.vocab_size:
@@ -238,6 +273,10 @@ def _work_folder(out: Path) -> Generator[Path]:
         lock.acquire(timeout=_LOCK_SECONDS)
     except Timeout:
         raise ValueError(f"{out} is being prepared by another process already") from None
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        say(f"{out} is on a file system without locks; let no other process prepare it meanwhile")
     try:
         for unfinished in work.glob(".*.tmp"):  # of a process that was killed
             unfinished.unlink()
