@@ -8,6 +8,7 @@ work, gloo for tensors of the CPU and NCCL for those of a GPU.
 # pyright: reportPrivateImportUsage=false, reportUnknownMemberType=false
 
 import os
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ from torch import Tensor
 
 T = TypeVar("T")
 Scalar = TypeVar("Scalar", bound=np.generic)
+
+# Threads of gloo let go of their last work a moment after it is done. For that they need the Python
+# interpreter, and if that is gone by then they end the process with an error.
+_LETTING_GO_SECONDS = 0.1
 
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
@@ -80,9 +85,9 @@ class World:
         """Return the `values` of all processes, by rank along a new first axis. Collective."""
         if self.size == 1:
             return values[None]
-        gathered = values.new_empty((self.size, *values.shape))
-        dist.all_gather_into_tensor(gathered.flatten(0, min(1, values.ndim)), values.contiguous())
-        return gathered
+        gathered = values.new_empty(self.size * values.numel())
+        dist.all_gather_into_tensor(gathered, values.flatten())
+        return gathered.view(self.size, *values.shape)
 
     def any(self, flag: bool) -> bool:
         """Return whether some process says so. Collective."""
@@ -189,4 +194,6 @@ def join_world(device_type: str = "cpu", *, timeout_seconds: float = 600) -> Gen
     else:
         dist.init_process_group("gloo", timeout=timeout, **place)
     yield world
+    world.wait()
     dist.destroy_process_group()
+    time.sleep(_LETTING_GO_SECONDS)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -191,7 +191,11 @@ def _update(optimizer: Optimizer, finite: Tensor) -> None:
 @torch.no_grad()
 def _gradient_norm(params: Iterable[nn.Parameter]) -> Tensor:
     squares = [_widen(p.grad).square().sum() for p in params if p.grad is not None]
-    return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
+    if not squares:
+        return torch.zeros(())
+    total = torch.stack(squares).sum()
+    # Of gradients that are spread over processes that is a part of the sum, or the promise of one.
+    return (cast("Any", total).full_tensor() if hasattr(total, "full_tensor") else total).sqrt()
 
 
 def _widen(x: Tensor) -> Tensor:

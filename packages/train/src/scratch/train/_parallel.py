@@ -46,7 +46,7 @@ def parallelize(
         blocks: parts of `model` that are gathered, and let go of, one at a time; what is in none of
             them is gathered for as long as the model is at work.
         methods: other methods of `model` that are called as `forward` is, such as one that returns
-            the loss.
+            the loss; they may not call each other or the model itself.
         weight_dtype: in which sharded weights are sent, and then used, such as bfloat16; gradients
             are summed in float32 then. By default in their own. A replica is left to autocast.
         group_size: processes of a group, for "hsdp"; by default those of one machine.
