@@ -54,6 +54,13 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def distributed(session: nox.Session) -> None:
+    """Run the long tests of several processes that train one model, one after the other."""
+    marked = ("-m", "distributed and slow", "-n", "0")
+    session.run(UV, "run", "pytest", *marked, *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Run benchmarks: all, or those named, as in `nox -s bench -- bpe --megabytes 8`."""
     names, options = [], []

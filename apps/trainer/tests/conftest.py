@@ -4,6 +4,7 @@ import os
 import random
 import runpy
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
@@ -98,6 +99,18 @@ def stopped(finished: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Return a finder of ports at which processes can meet."""
+
+    def find() -> int:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            return listener.getsockname()[1]
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def start_trainer() -> Iterator[StartTrainer]:
     """Return a starter of the command `trainer` in processes of their own.
 
@@ -105,7 +118,15 @@ def start_trainer() -> Iterator[StartTrainer]:
     imported what torch's optimizers do when the first of them is made.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "scratch.trainer.training.train", "torch._dynamo"])
+    context.set_forkserver_preload(
+        [
+            "pytest",
+            "scratch.trainer.training.train",
+            "torch._dynamo",
+            "torch.distributed.fsdp",
+            "torch.distributed.checkpoint.state_dict",
+        ]
+    )
     started: list[BaseProcess] = []
 
     def start(*arguments: object) -> BaseProcess:

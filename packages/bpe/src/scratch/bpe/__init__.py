@@ -9,7 +9,7 @@ from ._tokenizer import Tokenizer
 from ._train import train_bpe, train_bpe_from_iterator
 from ._vocabulary import Vocabulary
 
-__version__ = "0.2.0"
+__version__ = "0.2.1"
 
 __all__ = [
     "CL100K",

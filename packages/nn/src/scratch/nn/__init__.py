@@ -34,7 +34,7 @@ from ._softmax import log_sum_exp, softmax
 from ._transformer import TransformerLM
 from ._visibility import Visibility, causal_mask
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 __all__ = [
     "ATTENTION_BACKENDS",

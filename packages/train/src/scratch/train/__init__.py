@@ -34,7 +34,7 @@ from ._snapshot import Snapshot
 if TYPE_CHECKING:
     from ._sharded_checkpoint import ShardedSnapshot, load_sharded_checkpoint
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 __all__ = [
     "ALONE",

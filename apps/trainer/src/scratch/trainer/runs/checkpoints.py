@@ -60,8 +60,11 @@ class Checkpoints:
     def clear_unfinished(self) -> None:
         """Remove what a process left that was killed while it wrote."""
         self._directory.mkdir(exist_ok=True)
-        for unfinished in self._directory.glob(".step-*.tmp"):
-            shutil.rmtree(unfinished)
+        for unfinished in self._directory.glob(".*.tmp"):
+            if unfinished.is_dir():
+                shutil.rmtree(unfinished)
+            else:
+                unfinished.unlink()
         self._name_latest()
 
     def save(

@@ -49,6 +49,11 @@ def choose_parallel(settings: TrainSettings, world: World) -> Parallel:
             f"device must be auto, cuda or cpu for {world.size} processes, each of which takes "
             f"its own, got {settings.device}"
         )
+    group = settings.group_size
+    if settings.parallel == "hsdp" and group is not None and world.size % group:
+        raise ValueError(
+            f"group_size must divide the number of processes, got {group} for {world.size}"
+        )
     return "ddp" if settings.parallel == "auto" else settings.parallel
 
 
