@@ -123,7 +123,7 @@ class Bare:
             seed=settings.seed,
         )
         self.make: Callable[[int], list[Batch]] = lambda done: micro_batches(
-            data.train, self.sampler, done, settings, self.model
+            data.train, self.sampler, done, settings, self.model.head_weight.device
         )
         self.batches = [self.make(done) for done in range(settings.steps)]
         self.optimizer = build_optimizer(settings.optimizer, self.model)
