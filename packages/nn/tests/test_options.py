@@ -133,6 +133,16 @@ def test_the_loss_is_that_of_the_logits(options: dict[str, Any]) -> None:
     assert_close(model.loss(ids, ids), expected, **EXACT)
 
 
+@pytest.mark.parametrize("scored", [1, 3])
+def test_fewer_targets_are_those_of_the_last_positions(scored: int) -> None:
+    model, ids = lm(logit_cap=5.0), some_ids()
+    targets = ids.flip(-1)[:, :scored]
+    expected = functional.cross_entropy(model(ids)[:, -scored:].flatten(0, 1), targets.flatten())
+    assert_close(model.loss(ids, targets), expected, **EXACT)
+    with pytest.raises(ValueError, match="targets must be at most as many as ids"):
+        model.loss(ids, torch.cat([ids, ids], 1))
+
+
 # --- fewer heads of keys and values
 
 

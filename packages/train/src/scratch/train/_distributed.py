@@ -176,6 +176,11 @@ def join_world(device_type: str = "cpu", *, timeout_seconds: float = 600) -> Gen
     if world.size == 1:
         yield world
         return
+    if device_type == "cuda" and torch.cuda.device_count() < world.local_size:
+        raise ValueError(
+            "a machine must have a GPU for each of its processes, got "
+            f"{world.local_size} processes and {torch.cuda.device_count()} GPUs"
+        )
     timeout = timedelta(seconds=timeout_seconds)
     # After a restart torchrun may serve the same store, where the addresses of the dead still are.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -183,16 +188,11 @@ def join_world(device_type: str = "cpu", *, timeout_seconds: float = 600) -> Gen
     store = dist.PrefixStore(f"attempt-{attempt}", store)
     place: dict[str, Any] = {"store": store, "rank": world.rank, "world_size": world.size}
     if device_type == "cuda":
-        if torch.cuda.device_count() < world.local_size:
-            raise ValueError(
-                "a machine must have a GPU for each of its processes, got "
-                f"{world.local_size} processes and {torch.cuda.device_count()} GPUs"
-            )
         device = torch.device("cuda", world.local_rank)
         torch.cuda.set_device(device)
-        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=timeout, device_id=device, **place)
-    else:
-        dist.init_process_group("gloo", timeout=timeout, **place)
+        place["device_id"] = device
+    backends = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+    dist.init_process_group(backends, timeout=timeout, **place)
     yield world
     world.wait()
     dist.destroy_process_group()

@@ -149,12 +149,13 @@ def load_sharded_checkpoint(
     """
     folder = Path(folder)
     state, groups = _state(model, optimizer)
-    problem, manifest = "", dict[str, Any]()
+    problem, manifest, fitted = "", dict[str, Any](), list[dict[str, Any]]()
     try:
         manifest = read_manifest(folder)
         problem = find_damage(folder, manifest["files"], of=world.size, number=world.rank)
         if not problem:
             problem = _differences(Reader(folder).read_metadata(), state, folder)
+        fitted = _fitted(manifest["param_groups"], groups, folder)
     except CheckpointError as error:
         problem = str(error)
     found = world.first(problem or None)
@@ -170,7 +171,7 @@ def load_sharded_checkpoint(
             )
     except dcp.CheckpointException as error:
         raise _cause(error) from error
-    _put(state, _fitted(manifest["param_groups"], groups, folder), model, optimizer)
+    _put(state, fitted, model, optimizer)
     return int(manifest["iteration"])
 
 
@@ -262,6 +263,7 @@ def _fitted(
     """Return the groups as they were before JSON, which knows no tuples."""
     if not wanted:
         return []
+    saved = [group for group in saved if isinstance(group, dict)]  # pyright: ignore[reportUnnecessaryIsInstance]
     if [group.get("params") for group in saved] != [group["params"] for group in wanted]:
         raise CheckpointError(f"{folder} belongs to another optimizer: its groups are others")
     fitted: list[dict[str, Any]] = []
