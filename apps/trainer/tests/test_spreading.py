@@ -18,11 +18,13 @@ from torch.testing import assert_close
 
 from scratch.train import World
 from scratch.trainer.config import TrainSettings
+from scratch.trainer.data.prepared import PreparedData
 from scratch.trainer.runs.journal import FollowedJournal, Journal
 from scratch.trainer.runs.run import RunDirectory
 from scratch.trainer.training.spreading import choose_parallel, command_of, lost_processes_told
 from scratch.trainer.training.stopping import Limits, Signals
 from scratch.trainer.training.train import train
+from scratch.trainer.using.score import evaluate_tokens
 
 PROGRAM = Path(__file__).with_name("one_of_several.py")
 BATCH = 8
@@ -58,21 +60,25 @@ def start_together(
     """Return a starter of a training on several processes, `start(number, *arguments)`.
 
     They are forked from the server that `start_trainer` has prepared. `broken` names a rank, the
-    number of the loss at which it breaks, and what it breaks by.
+    number of the loss at which it breaks, and what it breaks by; `own` a rank and its own flags.
     """
     context = get_context("forkserver")
     started: list[Together] = []
 
     def start(
-        number: int, *arguments: object, broken: tuple[int, int, Any] | None = None
+        number: int,
+        *arguments: object,
+        broken: tuple[int, int, Any] | None = None,
+        own: tuple[int, list[object]] | None = None,
     ) -> Together:
         port = free_port()
         processes, outputs = [], []
         for rank in range(number):
             output = tmp_path / f"output-{len(started)}-{rank}.txt"
             here = broken is not None and broken[0] == rank
+            more = own[1] if own is not None and own[0] == rank else []
             given = {
-                "ARGUMENTS": list(map(str, arguments)),
+                "ARGUMENTS": list(map(str, [*arguments, *more])),
                 "ENVIRONMENT": {
                     "RANK": str(rank),
                     "WORLD_SIZE": str(number),
@@ -286,6 +292,41 @@ def test_processes_agree_on_a_time_that_each_has_of_its_own(
 
 @pytest.mark.distributed
 @pytest.mark.slow
+def test_rounded_products_are_those_of_one_process(
+    alone: TrainSettings, tmp_path: Path, start_together: StartTogether
+) -> None:
+    """In bfloat16 too, and evaluations are in float32 as ever."""
+    expected = alone.model_copy(update={"out": tmp_path / "alone", "precision": "bfloat16"})
+    train(expected)
+    settings = expected.model_copy(update={"out": tmp_path / "run"})
+    arguments = flags(settings, "--parallel", "fsdp", "--precision", "bfloat16")
+    assert start_together(2, *arguments).join() == [0, 0]
+    for key in ("loss", "val_loss"):
+        found, wanted = lines(settings.out, key), lines(expected.out, key)
+        # Another order of sums turns the last bit of some product, of eight.
+        assert_close(list(found.values()), list(wanted.values()), rtol=0.0, atol=1e-2)
+    model = RunDirectory(settings.out).load_model(device="cpu")
+    data = PreparedData.open(settings.data)
+    assert data.validation is not None
+    assert lines(settings.out, "val_loss")[20] == evaluate_tokens(model, data.validation).loss
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_processes_that_were_told_different_things_do_not_train(
+    alone: TrainSettings, tmp_path: Path, start_together: StartTogether
+) -> None:
+    settings = alone.model_copy(update={"out": tmp_path / "run"})
+    together = start_together(2, *flags(settings), own=(1, ["--seed", 1]))
+    assert together.join() == [1, 1]
+    assert "must have the same settings and data; process 1 differs in seed" in together.printed(0)
+    together = start_together(2, *flags(settings), own=(1, ["--out", tmp_path / "elsewhere"]))
+    assert together.join() == [1, 1]
+    assert "must have the same settings and data; process 1 differs in out" in together.printed(0)
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
 def test_blocks_are_compiled_one_by_one(
     alone: TrainSettings, tmp_path: Path, start_together: StartTogether
 ) -> None:
@@ -348,7 +389,7 @@ def test_a_followed_journal_knows_what_is_written_without_writing(tmp_path: Path
     assert path.read_bytes() == before
 
 
-def test_several_processes_stop_at_looks_only(
+def test_several_processes_ask_each_other_now_and_then_whether_to_stop(
     make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str | None] = []
@@ -359,8 +400,11 @@ def test_several_processes_stop_at_looks_only(
 
     monkeypatch.setattr(World, "first", first)
     limits = Limits(make_settings(tmp_path, max_tokens=100), Signals(), World(0, 2, 0, 2))
-    assert limits.reached(99, at_a_look=False) is None
-    assert asked == []
-    assert limits.reached(100, at_a_look=False) == "--max-tokens 100"  # which all of them know
-    assert limits.reached(99, at_a_look=True) == "of another"
+    monkeypatch.setattr(World, "from_main", lambda _, __: 5)  # updates until they ask again
+    assert limits.reached(1, 10, at_a_look=True) == "of another"
+    for number in range(2, 6):
+        assert limits.reached(number, 99, at_a_look=False) is None
+    assert limits.reached(5, 100, at_a_look=False) == "--max-tokens 100"  # which all of them know
     assert asked == [None]
+    assert limits.reached(6, 10, at_a_look=False) == "of another"
+    assert asked == [None, None]

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,15 @@ def fresh() -> Iterator[Parts]:
     yield model, optimizer
     for tensor, old in zip(everything(model, optimizer), before, strict=True):
         assert torch.equal(tensor, old)
+
+
+def rewrite(folder: Path, change: dict[str, Any]) -> None:
+    """Change the manifest, and its own checksum with it."""
+    path = folder / "checkpoint.json"
+    manifest = {**json.loads(path.read_bytes()), **change}
+    del manifest["crc32"]
+    manifest["crc32"] = zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
+    path.write_text(json.dumps(manifest))
 
 
 def test_it_holds_the_moment_it_was_taken(saved: Path) -> None:
@@ -144,14 +154,34 @@ def test_damage_is_told_before_anything_is_changed(
         ({"param_groups": 3}, "must hold the groups of an optimizer, got 3"),
         ({"param_groups": []}, "belongs to another optimizer"),
         ({"files": []}, "must be of a checkpoint that ShardedSnapshot wrote"),
+        ({"files": {}}, "must name files of its own folder"),
+        ({"files": {"x": 5}}, "x is missing"),
+        ({"iteration": True}, "must hold a number of updates, got True"),
+        ({"param_groups": [None]}, "belongs to another optimizer"),
     ],
 )
 def test_a_manifest_that_says_something_else_is_refused(
     folder: Path, fresh: Parts, change: dict[str, Any], message: str
 ) -> None:
-    path = folder / "checkpoint.json"
-    path.write_text(json.dumps({**json.loads(path.read_bytes()), **change}))
+    rewrite(folder, change)
     with pytest.raises(CheckpointError, match=message):
+        load_sharded_checkpoint(folder, *fresh)
+
+
+@pytest.mark.parametrize("change", [{"lr": "x"}, {"betas": 3}, {"betas": [0.9]}, {"amsgrad": 0}])
+def test_values_of_a_group_are_of_their_kind(
+    folder: Path, fresh: Parts, change: dict[str, Any]
+) -> None:
+    groups = json.loads((folder / "checkpoint.json").read_bytes())["param_groups"]
+    rewrite(folder, {"param_groups": [{**groups[0], **change}]})
+    with pytest.raises(CheckpointError, match=f"a group has no good {next(iter(change))}"):
+        load_sharded_checkpoint(folder, *fresh)
+
+
+def test_a_changed_number_in_the_manifest_is_damage(folder: Path, fresh: Parts) -> None:
+    path = folder / "checkpoint.json"
+    path.write_text(path.read_text().replace("0.8", "0.9", 1))
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json is damaged"):
         load_sharded_checkpoint(folder, *fresh)
 
 
@@ -184,13 +214,9 @@ class Bomb:
 
 def put(folder: Path, name: str, data: bytes) -> None:
     """Write a file, and let the manifest say that this is what it should be."""
-    from scratch.train._sharded_files import _checksum  # pyright: ignore[reportPrivateUsage]
-
     (folder / name).write_bytes(data)
-    path = folder / "checkpoint.json"
-    manifest = json.loads(path.read_bytes())
-    manifest["files"][name] = _checksum(folder / name)
-    path.write_text(json.dumps(manifest))
+    files = json.loads((folder / "checkpoint.json").read_bytes())["files"]
+    rewrite(folder, {"files": {**files, name: {"bytes": len(data), "crc32": zlib.crc32(data)}}})
 
 
 def test_metadata_cannot_run_code(folder: Path, fresh: Parts, tmp_path: Path) -> None:

@@ -132,6 +132,8 @@ class TrainSettings(Settings):
     """"auto" (CUDA, then MPS, then CPU), or a device by torch's name."""
     parallel: Literal["auto", "none", "ddp", "fsdp", "hsdp"] = "auto"
     """What the processes of torchrun share: the batch (ddp, auto), weights too (fsdp, hsdp)."""
+    gather_dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which fsdp and hsdp send weights; with "bfloat16" half the bytes, and other results."""
     group_size: AtLeastOne | None = None
     """Processes that share the weights in hsdp; by default those of one machine."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"

@@ -7,11 +7,13 @@ when it is complete and on the disk; `_sharded_files` tells what is in it.
 
 # pyright: reportPrivateImportUsage=false, reportUnknownMemberType=false
 
+import math
 import operator
 import shutil
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +43,9 @@ from ._sharded_files import (
     write_manifest,
 )
 
+# As long as `join_world` waits by default; torch would wait half an hour.
+_TIMEOUT = timedelta(minutes=10)
+
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 
 
@@ -56,7 +61,9 @@ class ShardedSnapshot:
         # Of its own, so that what a thread exchanges here does not meet what training exchanges.
         self._group: dist.ProcessGroup | None = None
         if world.size > 1:
-            self._group = cast("dist.ProcessGroup", dist.new_group(backend="gloo"))
+            self._group = cast(
+                "dist.ProcessGroup", dist.new_group(backend="gloo", timeout=_TIMEOUT)
+            )
         self._stager = DefaultStager(StagingOptions(False, False, False, False))
         self._tensors: dict[str, Tensor] | None = None
         self._content: dict[str, Any] = {}
@@ -154,10 +161,12 @@ def load_sharded_checkpoint(
         manifest = read_manifest(folder)
         problem = find_damage(folder, manifest["files"], of=world.size, number=world.rank)
         if not problem:
-            problem = _differences(Reader(folder).read_metadata(), state, folder)
+            problem = _differences(Reader(folder, manifest["files"]).read_metadata(), state, folder)
         fitted = _fitted(manifest["param_groups"], groups, folder)
     except CheckpointError as error:
         problem = str(error)
+    except Exception as error:  # whatever strange values in strange files lead to
+        problem = f"{folder} is not a checkpoint that can be read: {error!r}"
     found = world.first(problem or None)
     if found is not None:
         raise CheckpointError(found)
@@ -165,7 +174,7 @@ def load_sharded_checkpoint(
         with _alone_on_purpose():
             dcp.load(
                 state,
-                storage_reader=Reader(folder),
+                storage_reader=Reader(folder, manifest["files"]),
                 planner=TensorsOnly(),
                 no_dist=world.size == 1,
             )
@@ -249,6 +258,8 @@ def _differences(found: Metadata, wanted: dict[str, Tensor], folder: Path) -> st
         its = "a pickle"
         if isinstance(about, TensorStorageMetadata):
             its = f"{tuple(about.size)} {about.properties.dtype}"
+            if sum(math.prod(chunk.sizes) for chunk in about.chunks) != math.prod(about.size):
+                its += " in part"
         if its != (own := f"{tuple(tensor.shape)} {tensor.dtype}"):
             differences.append(f"{key} is {its}, here it is {own}")
     if not differences:
@@ -257,24 +268,34 @@ def _differences(found: Metadata, wanted: dict[str, Tensor], folder: Path) -> st
     return f"{folder} belongs to another model or optimizer: {'; '.join(differences[:3])}{more}"
 
 
-def _fitted(
-    saved: list[dict[str, Any]], wanted: list[dict[str, Any]], folder: Path
-) -> list[dict[str, Any]]:
+def _fitted(values: list[Any], wanted: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """Return the groups as they were before JSON, which knows no tuples."""
     if not wanted:
         return []
-    saved = [group for group in saved if isinstance(group, dict)]  # pyright: ignore[reportUnnecessaryIsInstance]
+    saved = [cast("dict[str, Any]", group) for group in values if isinstance(group, dict)]
     if [group.get("params") for group in saved] != [group["params"] for group in wanted]:
         raise CheckpointError(f"{folder} belongs to another optimizer: its groups are others")
     fitted: list[dict[str, Any]] = []
     for group, own in zip(saved, wanted, strict=True):
-        if missing := own.keys() - group.keys():
-            names = ", ".join(sorted(missing))
-            raise CheckpointError(f"{folder} belongs to another optimizer: a group has no {names}")
+        odd = [key for key, value in own.items() if not _alike(group.get(key), value)]
+        if odd:
+            raise CheckpointError(
+                f"{folder} belongs to another optimizer: a group has no good {', '.join(odd)}"
+            )
         fitted.append(
             {k: tuple(v) if isinstance(own.get(k), tuple) else v for k, v in group.items()}
         )
     return fitted
+
+
+def _alike(saved: object, own: object) -> bool:
+    """Return whether a value of a group can be what the optimizer has; JSON knows no tuples."""
+    if isinstance(own, (list, tuple)):
+        size = len(cast("list[Any]", own))
+        return isinstance(saved, list) and len(cast("list[Any]", saved)) == size
+    if isinstance(own, bool) or own is None or isinstance(own, str):
+        return type(saved) is type(own)
+    return isinstance(saved, (int, float)) and not isinstance(saved, bool)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import json
 import pathlib
 import pickle
 import zlib
+from collections.abc import Collection
 from dataclasses import is_dataclass
 from io import BytesIO
 from pathlib import Path
@@ -46,6 +47,7 @@ def write_manifest(folder: Path, content: dict[str, Any], files: dict[str, dict[
     """
     files = {**files, _METADATA: _checksum(folder / _METADATA)}
     about = {"format": _FORMAT, "version": _VERSION, **content, "files": files}
+    about["crc32"] = _own_sum(about)
     with atomic_write(folder / MANIFEST) as file:
         file.write(json.dumps(about, indent=1).encode())
 
@@ -68,15 +70,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} must be of a checkpoint that ShardedSnapshot wrote")
     if values.get("version") != _VERSION:
         raise CheckpointError(f"{path} must have version {_VERSION}, got {values.get('version')!r}")
+    if values.get("crc32") != _own_sum(values):
+        raise CheckpointError(f"{path} is damaged: its checksum is another")
     iteration, groups = values.get("iteration"), values.get("param_groups")
-    if not isinstance(iteration, int) or iteration < 0:
+    if not isinstance(iteration, int) or isinstance(iteration, bool) or iteration < 0:
         raise CheckpointError(f"{path} must hold a number of updates, got {iteration!r}")
     if not isinstance(groups, list):
         raise CheckpointError(f"{path} must hold the groups of an optimizer, got {groups!r:.80}")
     return values
 
 
-def find_damage(folder: Path, files: dict[str, dict[str, int]], *, of: int, number: int) -> str:
+def find_damage(folder: Path, files: dict[str, Any], *, of: int, number: int) -> str:
     """Return what is wrong with the files, "" for nothing; only every `of`th is read as a whole."""
     for place, (name, wanted) in enumerate(sorted(files.items())):
         path = folder / name
@@ -90,7 +94,14 @@ def find_damage(folder: Path, files: dict[str, dict[str, int]], *, of: int, numb
 
 
 class Reader(dcp.FileSystemReader):
-    """Reads files of torch's format whose metadata name nothing but shapes, dtypes and places."""
+    """Reads files of torch's format whose metadata name nothing but shapes, dtypes and places.
+
+    `files` are those that may be read.
+    """
+
+    def __init__(self, folder: Path, files: Collection[str]) -> None:
+        super().__init__(folder)  # pyright: ignore[reportUnknownMemberType]
+        self._files = files
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> metadata.Metadata:
         del args, kwargs
@@ -105,7 +116,7 @@ class Reader(dcp.FileSystemReader):
         if not isinstance(found, metadata.Metadata) or found.storage_meta is None:
             raise CheckpointError(f"{path} must hold metadata of tensors, got {type(found)}")
         places: dict[Any, Any] = found.storage_data
-        if any(place.relative_path != Path(place.relative_path).name for place in places.values()):
+        if not all(place.relative_path in self._files for place in places.values()):
             raise CheckpointError(f"{path} must name files of its own folder")
         found.storage_meta.load_id = self.load_id
         return found
@@ -143,6 +154,12 @@ def _layout(name: str) -> torch.layout:
     if not isinstance(found, torch.layout):
         raise pickle.UnpicklingError(f"it names the layout {name}")
     return found
+
+
+def _own_sum(manifest: dict[str, Any]) -> int:
+    """Return the CRC-32 of everything else in a manifest."""
+    rest = {key: value for key, value in manifest.items() if key != "crc32"}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def _checksum(path: Path) -> dict[str, int]:

@@ -38,7 +38,9 @@ from .run_files import RunFiles, Status
 
 # A run may be resumed with other values of these. How a batch is cut, and whether the model is
 # compiled, changes the last digits; both may have to change for a run to go on at all.
-_FREE_TO_CHANGE = BESIDE_THE_COMPUTATION | {"data", "init_from", "compile", "micro_batch_size"}
+_FREE_TO_CHANGE = BESIDE_THE_COMPUTATION | {
+    *("data", "init_from", "compile", "micro_batch_size", "gather_dtype")
+}
 # What belongs to one session of the run, and not to the run.
 _NOT_SAVED = frozenset({"config", "preset", "resume", "resume_step", "max_seconds", "max_tokens"})
 
@@ -93,6 +95,11 @@ class RunDirectory:
             ValueError: if there is another run, or one that is not to be resumed.
         """
         self.world.on_main(lambda: self._begin(settings, data, device, parameters))
+        config = self.world.on_main(self._config.read_bytes)
+        if self.world.any(not self._config.is_file() or self._config.read_bytes() != config):
+            raise ValueError(
+                f"{self.path} must be on a disk that all processes see, got one of the main one's"
+            )
         lines = self.world.on_main(self.journal.read)
         if isinstance(self.journal, FollowedJournal):
             self.journal.begin_with(lines)

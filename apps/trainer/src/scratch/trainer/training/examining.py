@@ -3,8 +3,10 @@
 import math
 from typing import Any
 
+from torch import Tensor
+
 from scratch.nn import TransformerLM
-from scratch.train import NonFiniteError, World, is_sharded, whole_state
+from scratch.train import NonFiniteError, is_sharded, whole_state
 
 from ..config import TrainSettings
 from ..data.prepared import PreparedData
@@ -71,9 +73,10 @@ def write_sample(
     totals: Totals,
 ) -> None:
     """Put what the model writes now into the journal. Of several processes the main one samples."""
-    whole = _whole(model, run.world) if is_sharded(model) else model
+    state = whole_state(model, run.world) if is_sharded(model) else None
     if not run.world.is_main:
         return
+    whole = model if state is None else _with_weights(state, model)
     pieces = continue_text(
         whole,
         data.tokenizer,
@@ -90,13 +93,8 @@ def write_sample(
     say(f"step {totals['step']:,} writes: {on_one_line}")
 
 
-def _whole(model: TransformerLM, world: World) -> TransformerLM:
-    """Return a copy of a spread model that is whole, on the main process, where `model` is.
-
-    Elsewhere it has other weights.
-    """
-    state = whole_state(model, world)
+def _with_weights(state: dict[str, Tensor], model: TransformerLM) -> TransformerLM:
+    """Return a whole model of the shape of a spread one, where that is."""
     whole = TransformerLM(model.config)
-    if world.is_main:
-        whole.load_state_dict(state)
+    whole.load_state_dict(state)
     return whole.to(model.head_weight.device)

@@ -156,10 +156,13 @@ def advise_out_of_memory(
     error: BaseException,
     settings: TrainSettings,
     used_micro_batch: int | Literal["auto"] | None = None,
+    *,
+    alone: bool = True,
 ) -> str | None:
     """Return what to try next, in a sentence, if `error` is that memory has run out.
 
-    `used_micro_batch` is how many sequences were in memory, by default all of the batch.
+    `used_micro_batch` is how many sequences were in memory, by default all of the batch. Several
+    processes, whose share of the batch the settings have, cannot find it out by trying.
     """
     if not is_out_of_memory(error):
         return None
@@ -169,7 +172,7 @@ def advise_out_of_memory(
         return f"{begin}; {_tell(_smaller(settings))}"
     size = next(size for size in candidates(used) if 2 * size <= used)
     advice = Advice(flag="--micro-batch-size", value=str(size), was=str(used))
-    if settings.micro_batch_size == "auto":  # which found this one, so others use memory too
+    if settings.micro_batch_size == "auto" or not alone:  # it found this: others use memory too
         return f"{begin}; {_tell(advice)}"
     return f"{begin}; {_tell(advice)}, or --micro-batch auto, which finds the largest that fits"
 

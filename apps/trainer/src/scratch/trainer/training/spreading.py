@@ -1,5 +1,6 @@
 """A training on the processes that torchrun started: who takes what, and what must fit together."""
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import cast
@@ -10,7 +11,8 @@ from scratch.nn import TransformerLM
 from scratch.train import Parallel, World, parallelize
 
 from ..config import TrainSettings
-from ..device import choose_precision
+from ..data.prepared import PreparedData
+from ..fields import flat
 from .compiling import Learner
 
 # What the connections of gloo and NCCL say when there is nobody at the other end any more.
@@ -61,7 +63,6 @@ def spread(
     model: TransformerLM, settings: TrainSettings, world: World, parallel: Parallel
 ) -> Learner:
     """Return what is to be trained: `model`, or, with ddp, what has its parameters."""
-    precision = choose_precision(settings.precision, model.head_weight.device)
     return cast(
         "Learner",
         parallelize(
@@ -70,7 +71,7 @@ def spread(
             parallel=parallel,
             blocks=model.layers,
             methods=("loss",),
-            weight_dtype=None if precision == torch.float32 else precision,
+            weight_dtype=torch.bfloat16 if settings.gather_dtype == "bfloat16" else None,
             group_size=settings.group_size,
         ),
     )
@@ -84,6 +85,29 @@ def command_of(world: World) -> list[str]:
     several = ["--nnodes", str(machines)] if machines > 1 else []
     each = ["--nproc-per-node", str(world.local_size)]
     return ["torchrun", *several, *each, "-m", "scratch.trainer"]
+
+
+def after_a_restart(settings: TrainSettings) -> TrainSettings:
+    """Return the settings with which a run goes on after torchrun has started it again."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return settings
+    return settings.model_copy(update={"resume": True, "resume_step": None})
+
+
+def check_alike(settings: TrainSettings, data: PreparedData, world: World) -> None:
+    """Refuse processes that were told different things, or have different data. Collective.
+
+    Raises:
+        ValueError: in all of them, naming what differs.
+    """
+    own = flat(settings.model_dump(mode="json", exclude={"config", "data", "device"}))
+    own["data"] = data.manifest
+    main = world.from_main(own)
+    differences = [key for key in own if own[key] != main.get(key)]
+    told = f"process {world.rank} differs in {', '.join(differences)}" if differences else None
+    problem = world.first(told)
+    if problem is not None:
+        raise ValueError(f"all processes must have the same settings and data; {problem}")
 
 
 @contextmanager

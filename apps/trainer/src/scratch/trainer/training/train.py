@@ -41,7 +41,14 @@ from .looks import Pending, Totals, judge_steps, read_steps
 from .micro_batch import advise_out_of_memory, largest_micro_batch
 from .optimization import build_optimizer
 from .pace import Pace, Stopwatch, total_steps
-from .spreading import choose_parallel, command_of, lost_processes_told, spread
+from .spreading import (
+    after_a_restart,
+    check_alike,
+    choose_parallel,
+    command_of,
+    lost_processes_told,
+    spread,
+)
 from .stopping import Limits, Signals
 
 
@@ -69,6 +76,7 @@ def train(settings: TrainSettings, *, resume_command: str | None = None) -> RunD
             "auto, reference, block and fused have one"
         )
     choose_parallel(settings, read_world())  # what cannot be is told before anybody waits
+    settings = after_a_restart(settings)
     with join_world(device_type) as world, lost_processes_told(world):
         return _train_in(world, settings, data, resume_command)
 
@@ -77,6 +85,7 @@ def _train_in(
     world: World, settings: TrainSettings, data: PreparedData, resume_command: str | None
 ) -> RunDirectory:
     device = choose_device(settings.device)
+    check_alike(settings, data, world)
     settings = settings.model_copy(update={"model": with_d_ff(settings.model)})
     torch.manual_seed(settings.seed)  # pyright: ignore[reportUnknownMemberType]
     model = build_model(settings.model, vocab_size=data.tokenizer.vocab_size)
@@ -199,9 +208,8 @@ def _train(
             save = evaluate or number % settings.checkpoint_every == 0
             sample = settings.sample_every is not None and number % settings.sample_every == 0
             look = save or sample or number == 1 or number % settings.log_every == 0
-            stopped = (
-                limits.reached(int(totals["tokens"]), at_a_look=look) if not finished else None
-            )
+            reason = limits.reached(number, int(totals["tokens"]), at_a_look=look)
+            stopped = None if finished else reason
             over = finished or stopped is not None
             evaluate, save = evaluate and not over, save or over
             if not (look or over):
@@ -291,7 +299,15 @@ def _bad_end_written_down(run: RunDirectory, settings: TrainSettings) -> Generat
     try:
         yield
     except Exception as error:
-        advice = advise_out_of_memory(error, settings, settings.micro_batch_size)
+        share = settings.batch_size // run.world.size
+        each = settings.model_copy(update={"batch_size": share})
+        used = settings.micro_batch_size
+        advice = advise_out_of_memory(
+            error,
+            each,
+            min(used, share) if isinstance(used, int) else used,
+            alone=run.world.size == 1,
+        )
         diverged = isinstance(error, (NonFiniteError, DivergedError))
         with suppress(OSError, ValueError):  # the disk or the journal may be what went wrong
             lines = run.journal.read()
