@@ -21,8 +21,9 @@ from scratch.trainer.config import TrainSettings
 from scratch.trainer.data.prepared import PreparedData
 from scratch.trainer.runs.journal import FollowedJournal, Journal
 from scratch.trainer.runs.run import RunDirectory
+from scratch.trainer.training.signals import Signals
 from scratch.trainer.training.spreading import choose_parallel, command_of, lost_processes_told
-from scratch.trainer.training.stopping import Limits, Signals
+from scratch.trainer.training.stopping import Limits
 from scratch.trainer.training.train import train
 from scratch.trainer.using.score import evaluate_tokens
 

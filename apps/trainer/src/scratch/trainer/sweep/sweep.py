@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from ..commands import ReportSettings, SweepSettings
 from ..runs.run_files import RunFiles
-from ..training.stopping import Signals
+from ..training.signals import Signals
 from ..watching.display import say
 from ..watching.units import clock
 from .processes import Elsewhere, Process, Start, start_training

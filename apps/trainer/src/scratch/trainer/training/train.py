@@ -41,6 +41,7 @@ from .looks import Pending, Totals, judge_steps, read_steps
 from .micro_batch import advise_out_of_memory, largest_micro_batch
 from .optimization import build_optimizer
 from .pace import Pace, Stopwatch, total_steps
+from .signals import Signals
 from .spreading import (
     after_a_restart,
     check_alike,
@@ -49,7 +50,7 @@ from .spreading import (
     lost_processes_told,
     spread,
 )
-from .stopping import Limits, Signals
+from .stopping import Limits
 
 
 def train(settings: TrainSettings, *, resume_command: str | None = None) -> RunDirectory:
