@@ -2,12 +2,13 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from scratch.train import atomic_write
+from scratch.train import atomic_write, remove_directory
 
 
 @pytest.fixture
@@ -123,3 +124,23 @@ def test_a_folder_is_not_replaced(path: Path) -> None:
 def test_a_missing_folder_is_reported_as_such(path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         write(path.parent / "nowhere" / "notes.txt", b"new")
+
+
+def test_a_directory_is_never_seen_half_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "whole"
+    directory.mkdir()
+    (directory / "file").touch()
+
+    def killed(path: Path, **_: object) -> None:
+        if path.exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove_directory(directory)
+    assert [path.name for path in tmp_path.iterdir()] == [".whole.old.tmp"]
+    remove_directory(directory)
+    assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from ._evaluation import (
     evaluation_batches,
     scoring_windows,
 )
-from ._files import atomic_write, sync_directory
+from ._files import atomic_write, remove_directory, sync_directory
 from ._loop import NonFiniteError, Step, train_steps
 from ._parallel import Parallel, is_sharded, parallelize, whole_state
 from ._prefetch import Prefetch
@@ -74,6 +74,7 @@ __all__ = [
     "parallelize",
     "permute",
     "read_world",
+    "remove_directory",
     "save_checkpoint",
     "scoring_windows",
     "sync_directory",

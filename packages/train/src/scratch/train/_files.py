@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from os import PathLike
@@ -35,6 +36,19 @@ def atomic_write(path: StrPath) -> Generator[IO[bytes]]:
             error.filename = str(path)
         raise
     sync_directory(path.parent)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a directory and what is in it, so that no half of it is ever there under its name.
+
+    A process that is killed meanwhile leaves `.NAME.old.tmp` beside it. Nothing happens if there
+    is none.
+    """
+    leaving = path.with_name(f".{path.name}.old.tmp")
+    shutil.rmtree(leaving, ignore_errors=True)
+    if path.exists():
+        path.rename(leaving)
+        shutil.rmtree(leaving)
 
 
 def sync_directory(path: Path) -> None:

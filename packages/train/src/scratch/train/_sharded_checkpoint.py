@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from ._checkpoint import CheckpointError
 from ._distributed import ALONE, World
-from ._files import StrPath, sync_directory
+from ._files import StrPath, remove_directory, sync_directory
 from ._sharded_files import (
     Reader,
     TensorsOnly,
@@ -122,7 +122,7 @@ class ShardedSnapshot:
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
-        remove_folder(folder)
+        remove_directory(folder)
         unfinished.rename(folder)
         sync_directory(folder.parent)
 
@@ -200,15 +200,6 @@ def load_whole(content: dict[str, Any], model: nn.Module, optimizer: Any | None)
         }
         set_optimizer_state_dict(model, optimizer, named, options=whole)
     set_model_state_dict(model, content["model"], options=whole)
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder, if it is there, so that no half of it is ever seen under its name."""
-    if folder.exists():
-        leaving = folder.with_name(f".{folder.name}.old.tmp")
-        shutil.rmtree(leaving, ignore_errors=True)
-        folder.rename(leaving)
-        shutil.rmtree(leaving)
 
 
 def _state(

@@ -25,6 +25,7 @@ from scratch.train import (
     World,
     atomic_write,
     load_checkpoint,
+    remove_directory,
     sync_directory,
 )
 
@@ -98,7 +99,7 @@ class Checkpoints:
                 self._name_latest()
                 for old in self.steps()[:-keep]:
                     if old not in best:
-                        _remove(self._folder(old))
+                        remove_directory(self._folder(old))
 
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "checkpoints")
@@ -154,7 +155,7 @@ class Checkpoints:
         def remove() -> None:
             for later in self.steps():
                 if later > step:
-                    _remove(self._folder(later))
+                    remove_directory(self._folder(later))
             self._name_latest()
 
         self._world.on_main(remove)
@@ -194,7 +195,7 @@ class Checkpoints:
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
-        _remove(folder)
+        remove_directory(folder)
         unfinished.rename(folder)
         sync_directory(self._directory)
 
@@ -215,12 +216,3 @@ class Checkpoints:
             return
         with atomic_write(self._directory / _LATEST) as file:
             file.write(f"{self._folder(steps[-1]).name}\n".encode())
-
-
-def _remove(folder: Path) -> None:
-    """Remove a checkpoint, so that no half of it is ever there under its name."""
-    if folder.exists():
-        leaving = folder.with_name(f".{folder.name}.old.tmp")
-        shutil.rmtree(leaving, ignore_errors=True)
-        folder.rename(leaving)
-        shutil.rmtree(leaving)
