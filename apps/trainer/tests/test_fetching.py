@@ -365,7 +365,7 @@ def test_a_server_that_falls_silent_is_asked_again(hub: Hub, path: Path) -> None
     def wake(_seconds: float) -> None:
         hub.stalls = False
 
-    assert get(hub, path, timeout_seconds=0.05, pause=wake)
+    assert get(hub, path, timeout_seconds=0.5, pause=wake)
     assert hub.ranges()[-1] is not None
 
 
