@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -30,19 +30,21 @@ def start(
     """Return a starter of torchrun with a training on two processes; it leaves none of them."""
     started: list[psutil.Popen] = []
 
-    def start_torchrun(out: Path, *more: object, restarts: int = 0) -> psutil.Popen:
+    def start_torchrun(
+        out: Path, *more: object, restarts: int = 0, agents: Sequence[object] = ()
+    ) -> psutil.Popen:
         settings = make_settings(out)
         model = settings.model
         command = [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2),
-            *("--max-restarts", restarts, "--master-port", free_port()),
+            *(sys.executable, "-m", "torch.distributed.run", "--max-restarts", restarts),
+            *(agents or ("--nproc-per-node", 2, "--master-port", free_port())),
             *("-m", "scratch.trainer", "train"),
             *("--data", settings.data, "--out", out, "--device", "cpu", "--parallel", "fsdp"),
             *("--steps", STEPS, "--batch-size", 4, "--checkpoint-every", 5, "--log-every", 5),
             *("--model.context-length", model.context_length, "--model.d-model", model.d_model),
             *("--model.num-layers", 1, "--model.num-heads", 2, "--resume", *more),
         ]
-        with out.with_suffix(".txt").open("wb") as output:
+        with out.with_suffix(".txt").open("ab") as output:
             started.append(
                 psutil.Popen(
                     list(map(str, command)),
@@ -100,6 +102,25 @@ def test_a_killed_process_changes_nothing_about_the_run(
     killed, whole = ((tmp_path / name / "model.safetensors") for name in ("killed", "unbroken"))
     assert killed.read_bytes() == whole.read_bytes()
     assert not list((tmp_path / "killed" / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_machines_that_count_restarts_for_themselves_meet_again(
+    start: Start, free_port: Callable[[], int], tmp_path: Path, node: int
+) -> None:
+    """A process of one machine is killed; the agent of the other restarts its own uncounted."""
+    where = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}")
+    agents = ("--nnodes", 2, "--nproc-per-node", 1, *where)
+    out = tmp_path / "run"
+    machines = [start(out, restarts=3, agents=agents) for _ in range(2)]
+    wait_for_checkpoint(out, 10, machines[0])
+    (found,) = (c for c in machines[node].children(recursive=True) if "RANK" in c.environ())
+    found.kill()
+    assert [machine.wait(120) for machine in machines] == [0, 0], out.with_suffix(
+        ".txt"
+    ).read_text()
+    assert [step for step, *_ in losses(out)] == list(range(1, STEPS + 1))
+    assert "going on after step" in out.with_suffix(".txt").read_text()
 
 
 def test_without_restarts_all_end_and_the_first_one_is_told(start: Start, tmp_path: Path) -> None:

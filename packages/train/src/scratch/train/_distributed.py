@@ -7,7 +7,9 @@ work, gloo for tensors of the CPU and NCCL for those of a GPU.
 
 # pyright: reportPrivateImportUsage=false, reportUnknownMemberType=false
 
+import hashlib
 import os
+import secrets
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -27,6 +29,9 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 # Threads of gloo let go of their last work a moment after it is done. For that they need the Python
 # interpreter, and if that is gone by then they end the process with an error.
 _LETTING_GO_SECONDS = 0.1
+
+# Between two looks at whether all are there.
+_MEETING_SECONDS = 0.05
 
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
@@ -182,10 +187,8 @@ def join_world(device_type: str = "cpu", *, timeout_seconds: float = 600) -> Gen
             f"{world.local_size} processes and {torch.cuda.device_count()} GPUs"
         )
     timeout = timedelta(seconds=timeout_seconds)
-    # After a restart torchrun may serve the same store, where the addresses of the dead still are.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
-    store = dist.PrefixStore(f"attempt-{attempt}", store)
+    store = dist.PrefixStore(_meet(store, world, timeout_seconds), store)
     place: dict[str, Any] = {"store": store, "rank": world.rank, "world_size": world.size}
     if device_type == "cuda":
         device = torch.device("cuda", world.local_rank)
@@ -197,3 +200,32 @@ def join_world(device_type: str = "cpu", *, timeout_seconds: float = 600) -> Gen
     world.wait()
     dist.destroy_process_group()
     time.sleep(_LETTING_GO_SECONDS)
+
+
+def _meet(store: Any, world: World, timeout_seconds: float) -> str:
+    """Return a name for this meeting: the same in all processes, and of no earlier one.
+
+    After a restart torchrun may serve the same store, where the addresses of the dead still are,
+    and the agents of several machines each count restarts for themselves. So every process leaves
+    a name of its own, the main one makes a list of them, and the list holds when all have found
+    themselves in it: the dead do not answer.
+    """
+    end = time.monotonic() + timeout_seconds
+    own = secrets.token_hex(8)
+    store.set(f"here/{world.rank}", own)
+    while time.monotonic() < end:
+        if world.is_main:
+            store.set("meeting", ",".join(_text(store, f"here/{r}") for r in range(world.size)))
+        names = _text(store, "meeting")
+        if own in names.split(","):
+            meeting = hashlib.sha256(names.encode()).hexdigest()
+            store.set(f"{meeting}/{world.rank}", "")
+            if store.check([f"{meeting}/{rank}" for rank in range(world.size)]):
+                return meeting
+        time.sleep(_MEETING_SECONDS)
+    raise RuntimeError(f"process {world.rank} of {world.size} timed out waiting for the others")
+
+
+def _text(store: Any, key: str) -> str:
+    """Return a value, which somebody may have to write first."""
+    return store.get(key).decode()

@@ -87,9 +87,12 @@ def command_of(world: World) -> list[str]:
     return ["torchrun", *several, *each, "-m", "scratch.trainer"]
 
 
-def after_a_restart(settings: TrainSettings) -> TrainSettings:
-    """Return the settings with which a run goes on after torchrun has started it again."""
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+def after_a_restart(settings: TrainSettings, world: World) -> TrainSettings:
+    """Return the settings with which a run goes on after torchrun has started some process again.
+
+    Collective: torchrun counts restarts on each machine for itself.
+    """
+    if not world.any(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"):
         return settings
     return settings.model_copy(update={"resume": True, "resume_step": None})
 

@@ -77,7 +77,6 @@ def train(settings: TrainSettings, *, resume_command: str | None = None) -> RunD
             "auto, reference, block and fused have one"
         )
     choose_parallel(settings, read_world())  # what cannot be is told before anybody waits
-    settings = after_a_restart(settings)
     with join_world(device_type) as world, lost_processes_told(world):
         return _train_in(world, settings, data, resume_command)
 
@@ -86,6 +85,7 @@ def _train_in(
     world: World, settings: TrainSettings, data: PreparedData, resume_command: str | None
 ) -> RunDirectory:
     device = choose_device(settings.device)
+    settings = after_a_restart(settings, world)
     check_alike(settings, data, world)
     settings = settings.model_copy(update={"model": with_d_ff(settings.model)})
     torch.manual_seed(settings.seed)  # pyright: ignore[reportUnknownMemberType]
