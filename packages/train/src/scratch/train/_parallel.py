@@ -97,7 +97,7 @@ def is_sharded(model: nn.Module) -> bool:
 def whole_state(model: nn.Module, world: World) -> dict[str, Tensor]:
     """Return the state dict of a model with whole tensors, on the CPU; nothing but on the main one.
 
-    Of a model that is not spread, every process returns it. Collective.
+    A process on its own returns it. Collective.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
