@@ -479,3 +479,37 @@ def test_a_mistake_of_ours_is_shown_with_its_place(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("scratch.trainer.using.score.print_score", fail)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         run("evaluate", "run")
+
+
+def test_only_train_is_for_several_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run("runs", "runs") == 1
+    assert "torchrun is for trainer train; runs is for one process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [("train", "--help"), ("train", "--no-such-flag", "1")])
+def test_of_several_processes_one_shows_flags(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+) -> None:
+    shown: list[str] = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit):
+            run(*arguments)
+        shown.append("".join(capsys.readouterr()))
+    assert arguments[1] in shown[0]
+    assert shown[1] == ""
+
+
+def test_torchrun_is_left_the_sentence_to_tell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    assert run("evaluate", tmp_path / "nowhere") == 1
+    message = json.loads((tmp_path / "error.json").read_text())["message"]
+    assert "nowhere" in message
+    assert "Traceback" not in message

@@ -22,7 +22,11 @@ from scratch.trainer.data.prepared import PreparedData
 from scratch.trainer.runs.journal import FollowedJournal, Journal
 from scratch.trainer.runs.run import RunDirectory
 from scratch.trainer.training.signals import Signals
-from scratch.trainer.training.spreading import choose_parallel, command_of, lost_processes_told
+from scratch.trainer.training.spreading import (
+    choose_parallel,
+    lost_processes_told,
+    resuming_command,
+)
 from scratch.trainer.training.stopping import Limits
 from scratch.trainer.training.train import train
 from scratch.trainer.using.score import evaluate_tokens
@@ -361,8 +365,12 @@ def test_a_process_on_its_own_has_everything(make_settings: MakeSettings, tmp_pa
         assert choose_parallel(settings, World()) == "none"
     several = World(0, 4, 0, 2)
     assert choose_parallel(make_settings(tmp_path, batch_size=8), several) == "ddp"
-    assert command_of(World()) == ["trainer"]
-    assert command_of(several)[:5] == ["torchrun", "--nnodes", "2", "--nproc-per-node", "2"]
+    going_on = "train --config config.toml --resume"
+    config = Path("config.toml")
+    assert resuming_command(config, World()) == f"trainer {going_on}"
+    expected = f"torchrun --nproc-per-node 4 -m scratch.trainer {going_on}"
+    assert resuming_command(config, World(0, 4, 0, 4)) == expected
+    assert resuming_command(config, several) == "the same command on each machine, with --resume"
 
 
 def test_only_a_lost_connection_is_a_lost_process() -> None:

@@ -163,6 +163,10 @@ def test_only_the_last_micro_batch_exchanges_gradients() -> None:
 
 
 def test_a_spread_model_needs_imports_that_others_do_not_pay_for() -> None:
-    program = "import sys, scratch.train; print('torch.distributed.checkpoint' in sys.modules)"
+    program = (
+        "import sys, torch; from scratch.train import ALONE, whole_state; "
+        "whole_state(torch.nn.Linear(1, 1), ALONE); "
+        "print('torch.distributed.checkpoint' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _tell(error: Exception, message: str) -> None:
     """Print what is wrong; of several processes the main one does, and torchrun tells the rest."""
-    if not tell_torchrun(error) or speaks():
+    if not tell_torchrun(error, message) or speaks():
         print(f"trainer: {message}", file=sys.stderr)
 
 
@@ -161,6 +162,8 @@ def parse(arguments: list[str]) -> "Settings":
     name = arguments[0] if arguments else ""
     if name not in COMMANDS:
         _show_overview(arguments)
+    if name != "train" and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError(f"torchrun is for trainer train; {name} is for one process, without it")
     import tyro
 
     from .flags import registry
@@ -173,7 +176,12 @@ def parse(arguments: list[str]) -> "Settings":
     default = _train_defaults(given) if name == "train" else None
     with registry():
         settings = tyro.cli(
-            kind, prog=f"trainer {name}", description=kind.__doc__, args=given, default=default
+            kind,
+            prog=f"trainer {name}",
+            description=kind.__doc__,
+            args=given,
+            default=default,
+            console_outputs=speaks(),
         )
     assert settings is not None
     if default is not None:

@@ -1,8 +1,11 @@
 """This process: how it uses the machine, and what it is among those that torchrun started."""
 
 import ctypes
+import json
 import os
 import sys
+import time
+from pathlib import Path
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -40,13 +43,19 @@ def speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def tell_torchrun(error: Exception) -> bool:
-    """Leave an error and where it came from for torchrun to tell; return whether it started this.
+def tell_torchrun(error: Exception, message: str | None = None) -> bool:
+    """Leave an error for torchrun to tell; return whether it started this process.
 
-    It tells that of the first process that has failed.
+    It tells that of the first process that has failed: the `message`, or else where the error came
+    from.
     """
-    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file is None:
         return False
+    if message is not None:
+        told = {"message": f"{type(error).__name__}: {message}", "timestamp": int(time.time())}
+        Path(file).write_text(json.dumps(told))
+        return True
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     handler = get_error_handler()

@@ -99,10 +99,10 @@ def whole_state(model: nn.Module, world: World) -> dict[str, Tensor]:
 
     A process on its own returns it. Collective.
     """
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
     if world.size == 1:
         return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = cast("dict[str, Tensor]", get_model_state_dict(model, options=options))
     return state if world.is_main else {}

@@ -100,7 +100,7 @@ class ShardedSnapshot:
             raise ValueError("take must be called before save, got an empty snapshot")
         folder = Path(folder)
         unfinished = folder.with_name(f".{folder.name}.tmp")
-        self._on_main(lambda: make_empty(unfinished))
+        self._on_main(lambda: _make_empty(unfinished))
         try:
             with _alone_on_purpose():
                 dcp.save(
@@ -296,7 +296,7 @@ def _alone_on_purpose() -> Generator[None]:
         yield
 
 
-def make_empty(folder: Path) -> None:
+def _make_empty(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 

@@ -39,7 +39,11 @@ from .run_files import RunFiles, Status
 # A run may be resumed with other values of these. How a batch is cut, and whether the model is
 # compiled, changes the last digits; both may have to change for a run to go on at all.
 _FREE_TO_CHANGE = BESIDE_THE_COMPUTATION | {
-    *("data", "init_from", "compile", "micro_batch_size", "gather_dtype")
+    "data",
+    "init_from",
+    "compile",
+    "micro_batch_size",
+    "gather_dtype",
 }
 # What belongs to one session of the run, and not to the run.
 _NOT_SAVED = frozenset({"config", "preset", "resume", "resume_step", "max_seconds", "max_tokens"})

@@ -1,8 +1,10 @@
 """A training on the processes that torchrun started: who takes what, and what must fit together."""
 
 import os
+import shlex
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -77,14 +79,14 @@ def spread(
     )
 
 
-def command_of(world: World) -> list[str]:
-    """Return how a command of the trainer begins for as many processes as there are now."""
-    if world.size == 1:
-        return ["trainer"]
-    machines = world.size // world.local_size
-    several = ["--nnodes", str(machines)] if machines > 1 else []
-    each = ["--nproc-per-node", str(world.local_size)]
-    return ["torchrun", *several, *each, "-m", "scratch.trainer"]
+def resuming_command(config: Path, world: World) -> str:
+    """Return the command with which as many processes as there are now go on."""
+    if world.size != world.local_size:
+        return "the same command on each machine, with --resume"
+    program = ["trainer"]
+    if world.size > 1:
+        program = ["torchrun", "--nproc-per-node", str(world.size), "-m", "scratch.trainer"]
+    return shlex.join([*program, "train", "--config", str(config), "--resume"])
 
 
 def after_a_restart(settings: TrainSettings, world: World) -> TrainSettings:

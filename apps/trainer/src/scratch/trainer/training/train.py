@@ -4,10 +4,7 @@ On several processes each of them goes through all of it, with its share of each
 one speaks and writes.
 """
 
-import shlex
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
 
 import torch
 
@@ -16,7 +13,6 @@ from scratch.optim import clip_grad_norm
 from scratch.train import (
     ALONE,
     Batch,
-    NonFiniteError,
     Prefetch,
     TokenStream,
     WindowSampler,
@@ -35,10 +31,11 @@ from ..using.score import next_token_loss
 from ..watching.display import TrainingDisplay, say
 from ..watching.trackers import Trackers, check_installed
 from .compiling import build_loss, compile_blocks, loss_in
-from .divergence import DivergedError, DivergenceDetector
+from .divergence import DivergenceDetector
+from .ending import all_saved, bad_end_written_down
 from .examining import evaluate_if_missing, evaluate_run, write_sample
 from .looks import Pending, Totals, judge_steps, read_steps
-from .micro_batch import advise_out_of_memory, largest_micro_batch
+from .micro_batch import largest_micro_batch
 from .optimization import build_optimizer
 from .pace import Pace, Stopwatch, total_steps
 from .signals import Signals
@@ -46,8 +43,8 @@ from .spreading import (
     after_a_restart,
     check_alike,
     choose_parallel,
-    command_of,
     lost_processes_told,
+    resuming_command,
     spread,
 )
 from .stopping import Limits
@@ -104,7 +101,7 @@ def _train_in(
         settings = _with_micro_batch(settings, run, model)
         run.begin(settings, data, device, parameters=count_parameters(model.config).total)
         with (
-            _bad_end_written_down(run, settings),
+            bad_end_written_down(run, settings),
             lost_processes_told(world),
             Trackers.open(
                 settings.trackers if world.is_main else (),
@@ -120,9 +117,7 @@ def _train_in(
                 run.journal.end(totals["step"], "finished")
                 return run
         run.journal.end(totals["step"], "stopped", stopped)
-    command = resume_command or shlex.join(
-        [*command_of(world), "train", "--config", str(run.path / "config.toml"), "--resume"]
-    )
+    command = resume_command or resuming_command(run.path / "config.toml", world)
     say(f"stopped after step {totals['step']:,} ({stopped}); go on with\n  {command}")
     return run
 
@@ -141,6 +136,8 @@ def _train(
     Every checkpoint is on the disk before an evaluation begins, and when this ends.
     """
     world, device = run.world, model.head_weight.device
+    if world.size == 1 and settings.parallel not in ("auto", "none"):
+        say(f"{settings.parallel} is for several processes, which torchrun starts; this is one")
     limits = Limits(settings, signals, world)
     if world.size == 1:
         trial = micro_batches(data.train, sampler, 0, settings, device)[0]
@@ -182,7 +179,7 @@ def _train(
             start=start,
             stop=stop,
         ) as batches,
-        _all_saved(run),
+        all_saved(run),
     ):
         for step in train_steps(
             learner,
@@ -289,44 +286,3 @@ def _load_initial_weights(source: RunDirectory, model: TransformerLM, data: Prep
             f"model must have the shape of that in {source.path}, which --init-from brings along "
             f"unless other flags change it: {str(error).splitlines()[0]}"
         ) from None
-
-
-@contextmanager
-def _bad_end_written_down(run: RunDirectory, settings: TrainSettings) -> Generator[None]:
-    """Put it into the journal if the training ends badly; tell what to try if memory was short.
-
-    A run that was over, or stopped in good order, stays what it was if it could not be taken up.
-    """
-    try:
-        yield
-    except Exception as error:
-        share = settings.batch_size // run.world.size
-        each = settings.model_copy(update={"batch_size": share})
-        used = settings.micro_batch_size
-        advice = advise_out_of_memory(
-            error,
-            each,
-            min(used, share) if isinstance(used, int) else used,
-            alone=run.world.size == 1,
-        )
-        diverged = isinstance(error, (NonFiniteError, DivergedError))
-        with suppress(OSError, ValueError):  # the disk or the journal may be what went wrong
-            lines = run.journal.read()
-            if not lines or lines[-1].get("event") in (None, "failed"):
-                step = max((record["step"] for record in lines), default=0)
-                run.journal.end(step, "diverged" if diverged else "failed", advice or str(error))
-        if advice is not None:
-            raise MemoryError(advice) from error
-        raise
-
-
-@contextmanager
-def _all_saved(run: RunDirectory) -> Generator[None]:
-    """Wait at the end for the checkpoint that is being written, whatever the end is."""
-    try:
-        yield
-    except BaseException:
-        with suppress(Exception):  # the first error is the one to tell
-            run.checkpoints.wait()
-        raise
-    run.checkpoints.wait()
