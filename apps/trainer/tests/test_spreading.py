@@ -156,7 +156,7 @@ def assert_same_training(run: Path, expected: Path) -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
 def test_two_processes_train_as_one(
     alone: TrainSettings, tmp_path: Path, start_together: StartTogether, parallel: str
 ) -> None:

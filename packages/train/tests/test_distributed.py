@@ -162,6 +162,8 @@ def test_only_the_last_micro_batch_exchanges_gradients() -> None:
     assert model.asked == [False, True, False, True]
 
 
+@pytest.mark.distributed
+@pytest.mark.slow
 def test_a_spread_model_needs_imports_that_others_do_not_pay_for() -> None:
     program = (
         "import sys, torch; from scratch.train import ALONE, whole_state; "

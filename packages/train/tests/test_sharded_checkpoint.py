@@ -15,6 +15,9 @@ from torch import nn
 
 from scratch.train import ALONE, CheckpointError, ShardedSnapshot, load_sharded_checkpoint
 
+# To import what torch has for this takes as long as all of these tests.
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
 Parts = tuple[nn.Module, torch.optim.Optimizer]
 
 
